@@ -1,0 +1,49 @@
+# Everything that a newcomer types. Needs Python 3.11 or later and nothing else; what is installed goes to .venv.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& echo $$python && break; done)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format schema clean
+
+help: ## What there is to make.
+	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.runtime ## Run a stand-in vendor and the gateway in front of it; Ctrl-C ends both.
+	@$(BIN)/pixxel-gateway demo
+
+test: check ## Format, lint, types and every test.
+	@$(BIN)/python -m pytest -n 2
+
+check: $(VENV)/.development ## Format, lint and types.
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/mypy
+
+format: $(VENV)/.development ## Put the code into shape.
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+schema: $(VENV)/.runtime ## Write config/gateway.schema.json anew.
+	@$(BIN)/pixxel-gateway schema > config/gateway.schema.json
+
+clean: ## Remove what was installed and made.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later, with venv, is needed; name one with make PYTHON=..."; exit 1; }
+	@echo "Creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing into $(VENV)"
+	@$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.development: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing into $(VENV)"
+	@$(PIP) install --editable '.[dev]'
+	@touch $(VENV)/.runtime $@

@@ -1,0 +1,194 @@
+"""The only place where concrete classes meet: build the gateway from its settings, start it, stop it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from socket import socket
+from typing import Any, Literal, NamedTuple
+
+from prometheus_client import CollectorRegistry
+
+from gateway.cache import Cache
+from gateway.clock import Clock, SystemClock
+from gateway.core.errors import StoreDown
+from gateway.core.facts import KeyLoaded, LoopLag
+from gateway.core.hosts import is_loopback
+from gateway.core.query import QueryRules, key_scope
+from gateway.core.teams import Roster
+from gateway.journal import Journal
+from gateway.keys import KeyRing
+from gateway.logs import LineWriter
+from gateway.metrics import Metrics
+from gateway.settings import Settings
+from gateway.stores.base import Store
+from gateway.stores.memory import MemoryStore
+from gateway.stores.redis import RedisStore
+from gateway.stores.redis_client import connect
+from gateway.stores.tiered import TieredStore
+from gateway.upstream import Upstream
+from gateway.web.access_log import AccessLog
+from gateway.web.assets import Assets
+from gateway.web.auth import Authenticator
+from gateway.web.cors import Cors
+from gateway.web.exchange import ClientNames
+from gateway.web.openapi import document
+from gateway.web.operations import Operations
+from gateway.web.pages import Pages
+from gateway.web.router import Lifecycle, Route, Router
+from gateway.web.server import Listener
+
+_HEARTBEAT_SECONDS = 1.0
+_LAG_SECONDS = 0.5
+
+_log = logging.getLogger("gateway")
+
+
+class Sockets(NamedTuple):
+    """Bound listening sockets: for clients and, if configured, for operations."""
+
+    client: socket
+    ops: socket | None
+
+
+class Gateway:
+    """One gateway process. `start`, then `stop`; it cannot be started twice."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        keys: KeyRing,
+        writer: LineWriter,
+        log_form: Literal["text", "json"],
+        *,
+        example_aoi: str | None = None,
+        clock: Clock | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock = clock or SystemClock()
+        self._metrics = Metrics(CollectorRegistry(), settings.teams)
+        self._sinks: list[Callable[[NamedTuple], None]] = [self._metrics.observe, Journal(clock).observe]
+        if settings.log.access:
+            self._sinks.append(AccessLog(writer, log_form, clock).observe)
+        writer.subscribe(self._observe)
+        self._lifecycle = Lifecycle()
+        self._upstream = Upstream(settings.upstream, keys, clock=clock, chance=chance, observe=self._observe)
+        self._store = self._build_store()
+        self._cache = Cache(
+            store=self._store,
+            fetch=self._upstream.fetch,
+            scope=key_scope(settings.upstream.base_url, settings.upstream.account),
+            lifetimes=settings.cache.lifetimes,
+            patience=settings.upstream.patience,
+            clock=clock,
+            chance=chance,
+            observe=self._observe,
+        )
+        self._client_router, self._ops_router = self._build_routers(example_aoi)
+        self._listeners: list[Listener] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._observe(KeyLoaded(clock.now()))
+
+    async def start(self, sockets: Sockets) -> None:
+        """Serve on the sockets. Raises OSError or ssl.SSLError when a certificate cannot be used."""
+        await self._upstream.open()
+        tls = self._tls()
+        # The whole of a request's vendor time, and as much again for a slow reader of its answer.
+        longest = self._settings.upstream.deadline + 15.0
+        connections = self._settings.server.max_connections
+        self._listeners.append(Listener(self._client_router, sockets.client, tls, connections, longest))
+        if sockets.ops is not None and self._ops_router is not None:
+            self._listeners.append(Listener(self._ops_router, sockets.ops, None, connections, longest))
+        if self._uses_redis():
+            self._run(self._heartbeat())
+        self._run(self._measure_lag())
+        for listener in self._listeners:
+            await listener.start()
+        self._lifecycle.state = "ready"
+
+    async def stop(self, *, drain: bool = True) -> None:
+        """End without losing a request: unready at once, closing connections for `server.drain`, then no more."""
+        self._lifecycle.state = "draining"
+        if drain:
+            await asyncio.sleep(self._settings.server.drain)
+        await asyncio.gather(*(listener.stop() for listener in self._listeners))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._cache.close()
+        await self._upstream.close()
+        await self._store.close()
+
+    def _observe(self, fact: NamedTuple) -> None:
+        for sink in self._sinks:
+            sink(fact)
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.create_task(work))
+
+    def _uses_redis(self) -> bool:
+        return not self._settings.cache_url.get_secret_value().startswith("memory://")
+
+    def _build_store(self) -> Store:
+        options = self._settings.cache
+        near = MemoryStore(options.memory_max_bytes, self._clock, self._observe)
+        if not self._uses_redis():
+            return near
+        client = connect(self._settings.cache_url.get_secret_value(), options.redis_timeout)
+        far = RedisStore(
+            client, prefix=options.key_prefix, timeout=options.redis_timeout, clock=self._clock, observe=self._observe
+        )
+        return TieredStore(near, far, self._clock)
+
+    def _build_routers(self, example_aoi: str | None) -> tuple[Router, Router | None]:
+        settings = self._settings
+        rules = QueryRules(settings.query.max_limit, tuple(settings.query.filters))
+        tokens = settings.auth_mode == "tokens"
+        pages = Pages(document(rules, tokens=tokens), tokens=tokens, example_aoi=example_aoi).routes()
+        operations = Operations(self._lifecycle, self._metrics.scrape).routes()
+        own_listener = settings.ops.port is not None
+        client = self._router(pages if own_listener else pages | operations, Assets(self._cache, rules))
+        return client, self._router(pages | operations, None) if own_listener else None
+
+    def _router(self, routes: dict[str, Route], assets: Assets | None) -> Router:
+        settings = self._settings
+        return Router(
+            routes=routes,
+            assets=assets,
+            authenticator=Authenticator(
+                Roster(settings.teams) if settings.auth_mode == "tokens" else None, self._observe
+            ),
+            cors=Cors(settings.server.cors_origins),
+            clients=ClientNames(settings.server.trusted_proxies),
+            lifecycle=self._lifecycle,
+            loopback_only=settings.auth_mode == "open" and is_loopback(settings.server.host),
+            clock=self._clock,
+            observe=self._observe,
+        )
+
+    def _tls(self) -> ssl.SSLContext | None:
+        server = self._settings.server
+        if server.tls_cert_file is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(server.tls_cert_file, server.tls_key_file)
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+    async def _heartbeat(self) -> None:
+        """Notice that Redis comes and goes even when nobody asks for a page."""
+        while True:
+            with suppress(StoreDown):
+                await self._store.ping()
+            await self._clock.sleep(_HEARTBEAT_SECONDS)
+
+    async def _measure_lag(self) -> None:
+        while True:
+            expected = self._clock.monotonic() + _LAG_SECONDS
+            await self._clock.sleep(_LAG_SECONDS)
+            self._observe(LoopLag(max(0.0, self._clock.monotonic() - expected)))

@@ -1,0 +1,156 @@
+"""The command line: one function per command, which returns an exit code.
+
+0 fine, 1 failed, 2 usage, 3 configuration, 4 unreachable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from gateway import __version__
+from gateway.settings import ConfigurationError, Loaded, load, schema_text
+
+FINE, FAILED, USAGE, CONFIGURATION, UNREACHABLE = 0, 1, 2, 3, 4
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the console script exits with what this returns."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        return CONFIGURATION
+    except BrokenPipeError:  # `pixxel-gateway schema | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        return FAILED
+    return code
+
+
+def _load(arguments: argparse.Namespace, *, need_key: bool = False, **flags: Any) -> Loaded:
+    return load(file=getattr(arguments, "config", None), environ=os.environ, flags=flags, need_key=need_key)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from gateway.run import serve  # noqa: PLC0415 - the other commands need no event loop, and start faster without
+
+    flags = {f"server.{name}": getattr(arguments, name) for name in ("host", "port", "workers")}
+    return serve(load(file=getattr(arguments, "config", None), environ=os.environ, flags=flags))
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from gateway.run import demo  # noqa: PLC0415 - as above
+
+    return demo(os.environ, port=arguments.port)
+
+
+def _mock_vendor(arguments: argparse.Namespace) -> int:
+    from gateway.run import mock_vendor  # noqa: PLC0415 - as above
+
+    return mock_vendor(port=arguments.port, key=arguments.key, aois=arguments.aois, seed=arguments.seed)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    try:
+        loaded = _load(arguments, need_key=True)
+    except ConfigurationError as error:
+        print(error)
+        return CONFIGURATION
+    for warning in loaded.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{loaded.source}: valid; clients are let in by {loaded.settings.auth_mode!r}")
+    return FINE
+
+
+def _token_new(arguments: argparse.Namespace) -> int:
+    from gateway.tokens import new_token  # noqa: PLC0415 - as above
+
+    token, digest = new_token()
+    print(token)
+    print(f'token_sha256 = ["{digest}"]  # in [teams.{arguments.team}]')
+    return FINE
+
+
+def _healthcheck(arguments: argparse.Namespace) -> int:
+    from gateway.health import is_alive  # noqa: PLC0415 - as above
+
+    settings = _load(arguments).settings
+    return FINE if is_alive(settings.server, settings.ops) else FAILED
+
+
+def _schema(_: argparse.Namespace) -> int:
+    print(schema_text(), end="")
+    return FINE
+
+
+def _openapi(arguments: argparse.Namespace) -> int:
+    from gateway.core.query import QueryRules  # noqa: PLC0415 - as above
+    from gateway.web.openapi import document  # noqa: PLC0415 - as above
+
+    settings = _load(arguments).settings
+    rules = QueryRules(settings.query.max_limit, tuple(settings.query.filters))
+    print(json.dumps(document(rules, tokens=settings.auth_mode == "tokens"), indent=2))
+    return FINE
+
+
+def _parser() -> argparse.ArgumentParser:
+    # --config may stand before or after the command: people type it in both places.
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--config", metavar="FILE", default=argparse.SUPPRESS,
+        help="configuration file (default: $GATEWAY_CONFIG, else config/gateway.toml if it exists)",
+    )  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="pixxel-gateway", parents=[common],
+        description="A shared caching gateway in front of Pixxel's asset listings.",
+        epilog="Exit codes: 0 fine, 1 failed, 2 usage, 3 configuration, 4 unreachable.",
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"pixxel-gateway {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, parents=[common], help=text, description=text)
+        added.set_defaults(run=run)
+        return added
+
+    serve = command("serve", _serve, "run the gateway")
+    serve.add_argument("--host", help="address to listen on (server.host)")
+    serve.add_argument("--port", type=int, help="port to listen on (server.port); 0 takes a free one")
+    serve.add_argument("--workers", type=int, help="processes that share the listening socket (server.workers)")
+
+    demo = command("demo", _demo, "run a stand-in vendor and the gateway in front of it, and print a request to try")
+    demo.add_argument("--port", type=int, help="port of the gateway (server.port)")
+
+    mock = command("mock-vendor", _mock_vendor, "run the stand-in vendor alone, on loopback")
+    mock.add_argument("--port", type=int, default=8081, help="port to listen on; 0 takes a free one (default: 8081)")
+    mock.add_argument("--key", help="the key that it asks for (default: a random one, which is printed)")
+    mock.add_argument("--aois", type=int, default=20, help="how many AOIs it has (default: 20)")
+    mock.add_argument("--seed", type=int, default=0, help="what the AOIs are made from (default: 0)")
+
+    command("check", _check, "validate the configuration without serving")
+    command("healthcheck", _healthcheck, "exit 0 when the local gateway answers /healthz, else 1")
+    command("schema", _schema, "print the JSON Schema of the configuration")
+    command("openapi", _openapi, "print the OpenAPI document")
+
+    token = commands.add_parser("token", help="client tokens", description="Client tokens.", parents=[common])
+    new = token.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "new", help="print a new token, once, and the line for the configuration", parents=[common]
+    )
+    new.add_argument("--team", required=True, type=_team_name, help="name of the team")
+    new.set_defaults(run=_token_new)
+    return parser
+
+
+def _team_name(text: str) -> str:
+    from gateway.core.options import RESERVED_TEAM_NAMES, TEAM_NAME  # noqa: PLC0415 - as above
+
+    if not TEAM_NAME.fullmatch(text) or text in RESERVED_TEAM_NAMES:
+        raise argparse.ArgumentTypeError("a team's name is 1 to 64 of A-Z a-z 0-9 _ -, and not anonymous or unknown")
+    return text

@@ -1,0 +1,46 @@
+"""Time, as a seam: everything that waits or dates something is given a Clock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Wall time for what is stored, monotonic time for deadlines and durations, and waiting."""
+
+    def now(self) -> float:
+        """Unix time in seconds."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds since some moment, never going backwards."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+class SystemClock:
+    """The real one. Wall time is read once and then advanced monotonically.
+
+    A machine whose clock is set by an hour while the gateway runs would otherwise expire every page at once, or keep
+    every page an hour too long.
+    """
+
+    def __init__(self) -> None:
+        self._offset = time.time() - time.monotonic()
+
+    def now(self) -> float:
+        """Unix time in seconds."""
+        return time.monotonic() + self._offset
+
+    def monotonic(self) -> float:
+        """Seconds since some moment, never going backwards."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)

@@ -1,0 +1,54 @@
+"""From a vendor answer to an entry: what is stored of it, under which name, for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.core.cache_control import VendorCaching
+from gateway.core.entry import Entry, compress, entity_tag
+from gateway.core.listing import Listing, generation_name
+from gateway.core.options import Lifetimes
+from gateway.core.policy import not_found_lifetime, page_lifetime
+from gateway.core.query import AssetsQuery
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A valid answer of the vendor: a page (`listing` is set), or a 404 with its envelope in `body`.
+
+    `started` and `arrived` are Unix times in seconds; `duration` is the time that the vendor took in all.
+    """
+
+    status: int
+    body: bytes
+    listing: Listing | None
+    caching: VendorCaching
+    started: float
+    arrived: float
+    duration: float
+
+
+def admit(query: AssetsQuery, key: str, fetched: Fetched, lifetimes: Lifetimes, chance: float) -> Entry:
+    """Make the entry of a fetched answer. `chance` in [0, 1) spreads the lifetimes."""
+    listing = fetched.listing
+    if listing is None:
+        lifetime = not_found_lifetime(fetched.caching, lifetimes, chance)
+        generation = ""
+    else:
+        lifetime = page_lifetime(listing, fetched.caching, lifetimes, chance)
+        generation = generation_name(query.aoi_id, repr(query.filters), listing.total)
+    expires = fetched.arrived + lifetime.fresh
+    return Entry(
+        key=key,
+        status=fetched.status,
+        body=fetched.body,
+        gzipped=None if listing is None else compress(fetched.body),
+        etag=entity_tag(fetched.body),
+        generation=generation,
+        rule=lifetime.rule,
+        started=fetched.started,
+        born=fetched.arrived - fetched.caching.age,
+        fresh_until=expires,
+        grace_until=expires + lifetime.grace,
+        keep_until=expires + lifetime.keep,
+    )

@@ -1,0 +1,152 @@
+"""What happened, stated once. Metrics and logs are sinks that subscribe to these records in `app`.
+
+Tuples rather than dataclasses: several of them are made for every request. Durations are seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+CacheResult = Literal[
+    "hit", "window", "stale", "miss", "coalesced", "stale_if_error", "negative", "refresh", "bypass"
+]  # fmt: skip
+
+
+class RequestBegan(NamedTuple):
+    """A request was read from a connection."""
+
+
+class RequestServed(NamedTuple):
+    """A request was answered; `cache` is empty where no page was asked for. `None` is what the log does not tell."""
+
+    request_id: str
+    route: str
+    method: str
+    team: str
+    client: str
+    aoi_id: str | None
+    status: int
+    cache: str
+    body_bytes: int
+    duration: float
+    upstream: float | None
+
+
+class CacheAnswered(NamedTuple):
+    """A page request was decided."""
+
+    result: CacheResult
+
+
+class TierLookup(NamedTuple):
+    """One tier was asked for an entry."""
+
+    tier: Literal["memory", "redis"]
+    result: Literal["hit", "miss", "error"]
+
+
+class MemoryTierSize(NamedTuple):
+    """The in-process tier holds this much now."""
+
+    entries: int
+    size: int
+
+
+class Evicted(NamedTuple):
+    """The in-process tier dropped so many entries to stay within its bytes."""
+
+    entries: int
+
+
+class CorruptValue(NamedTuple):
+    """A stored value could not be used; `reason` never quotes it."""
+
+    reason: str
+
+
+class UpstreamQueue(NamedTuple):
+    """Calls in flight, and calls waiting for a place."""
+
+    in_flight: int
+    queued: int
+
+
+class UpstreamCalled(NamedTuple):
+    """One request left for the vendor; `code` is a status, or timeout, connect, tls, reset, invalid, too_large."""
+
+    code: str
+    duration: float
+
+
+class UpstreamRetried(NamedTuple):
+    """A further attempt is made because of `reason`, a code of the attempt before."""
+
+    reason: str
+
+
+class UpstreamFellShort(NamedTuple):
+    """A fetch failed for good; `error` is the class of the exception, `message` is free of vendor bytes."""
+
+    error: str
+    message: str
+
+
+class VendorForbidsStoring(NamedTuple):
+    """The vendor's headers forbid to store what was fetched."""
+
+
+class KeyLoaded(NamedTuple):
+    """The vendor key was read, at `at` (Unix time)."""
+
+    at: float
+
+
+class KeyRefused(NamedTuple):
+    """The vendor refused a key with this status."""
+
+    status: int
+
+
+class RedisCommand(NamedTuple):
+    """One command was sent to Redis."""
+
+    command: str
+    result: Literal["ok", "error", "timeout"]
+    duration: float
+
+
+class RedisWent(NamedTuple):
+    """Redis turned reachable or unreachable; `reason` is free of secrets."""
+
+    up: bool
+    reason: str
+
+
+class AuthFailed(NamedTuple):
+    """Credentials were refused: missing, unknown or conflicting."""
+
+    reason: str
+
+
+class LoopLag(NamedTuple):
+    """The event loop was this late for a timer."""
+
+    seconds: float
+
+
+class LogDropped(NamedTuple):
+    """So many log lines were dropped because nobody read them."""
+
+    lines: int
+
+
+class Stumbled(NamedTuple):
+    """Something unexpected happened while answering; the exception's class, and where it was raised."""
+
+    error: str
+    where: str
+    request_id: str
+
+
+Observe = Callable[[NamedTuple], None]

@@ -1,0 +1,140 @@
+"""A vendor page: what it must look like, and what can be told from it.
+
+This file owns the shape of the vendor's listing (guide page and OpenAPI file of "List Assets for an AOI") and of its
+error envelope. It refuses to know how long anything lives (`policy`) and where it came from (`upstream`).
+
+Only the fields that decide something are decoded; everything else is checked to be JSON and passed on untouched. The
+decoder is stricter than most (no NaN, no byte-order mark, nothing after the value), but it skips unknown strings
+without looking at their UTF-8, and integers without looking at their length: both are checked here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+
+from gateway.core.errors import Envelope
+
+TERMINAL = frozenset({"success", "failed"})
+
+# Python's json refuses integers beyond 4300 digits, as do many parsers some limit of theirs; a page that a client
+# cannot read must not be stored. Runs of digits this long are rare enough to pay for a second parser.
+_LONG_DIGITS = re.compile(rb"[0-9]{4300}")
+
+# A client sees these fields of a vendor's error; a larger one is not an envelope but a page of something.
+MAX_ENVELOPE_BYTES = 65_536
+
+
+class InvalidListing(ValueError):
+    """The body is not a listing of this AOI; the message says why, without quoting it."""
+
+
+class _Pagination(msgspec.Struct):
+    total: Annotated[int, msgspec.Meta(ge=0)]
+    offset: Annotated[int, msgspec.Meta(ge=0)]
+    limit: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Asset(msgspec.Struct):
+    # Loose types: an id or a status of an odd type makes no page invalid, it only proves nothing.
+    id: Any = None
+    aoi_id: Any = None
+    status: Any = None
+
+
+class _Page(msgspec.Struct):
+    assets: list[_Asset] | None
+    pagination: _Pagination
+
+
+class _Error(msgspec.Struct):
+    code: str
+    message: str = ""
+    details: Any = None
+
+
+class _Enveloped(msgspec.Struct):
+    error: _Error
+
+
+_PAGE = msgspec.json.Decoder(_Page)
+_ENVELOPE = msgspec.json.Decoder(_Enveloped)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a valid page tells: its pagination as the vendor printed it, how many assets, whether all are terminal."""
+
+    total: int
+    offset: int
+    limit: int
+    count: int
+    settled: bool
+
+
+def parse_listing(body: bytes, aoi_id: str) -> Listing:
+    """Check a vendor 200 for `aoi_id` against the contract's section 5. Raises InvalidListing."""
+    try:
+        page = _PAGE.decode(body)
+        body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidListing("not UTF-8") from None
+    except RecursionError:
+        raise InvalidListing("nested too deeply") from None
+    except msgspec.ValidationError as error:
+        raise InvalidListing(f"not the shape of a listing: {error}") from None
+    except msgspec.DecodeError:
+        raise InvalidListing("not JSON") from None
+    if _LONG_DIGITS.search(body) and not _readable(body):
+        raise InvalidListing("a number of absurd length")
+    assets = page.assets or []
+    wanted = aoi_id.lower()
+    for asset in assets:
+        named = asset.aoi_id
+        if named is not None and not (isinstance(named, str) and named.lower() == wanted):
+            raise InvalidListing("an asset of another AOI")
+    return Listing(
+        total=page.pagination.total,
+        offset=page.pagination.offset,
+        limit=page.pagination.limit,
+        count=len(assets),
+        settled=all(isinstance(asset.status, str) and asset.status in TERMINAL for asset in assets),
+    )
+
+
+def _readable(body: bytes) -> bool:
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def parse_envelope(body: bytes) -> Envelope | None:
+    """Read a vendor's error body; None when it is not `{"error": {"code", ...}}`."""
+    if len(body) > MAX_ENVELOPE_BYTES:
+        return None
+    try:
+        body.decode("utf-8")
+        error = _ENVELOPE.decode(body).error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return Envelope(error.code, error.message, error.details)
+
+
+def render_envelope(envelope: Envelope) -> bytes:
+    """Write an envelope as `parse_envelope` reads it."""
+    return msgspec.json.encode(_Enveloped(_Error(envelope.code, envelope.message, envelope.details)))
+
+
+def generation_name(aoi_id: str, filters: str, total: int) -> str:
+    """Name of the generation that a page belongs to: 16 hex digits, the same on every replica.
+
+    Pages of one listing that agree on `total` share it.
+    """
+    return hashlib.blake2b(f"{aoi_id}\n{filters}\n{total}".encode(), digest_size=8).hexdigest()

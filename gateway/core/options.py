@@ -1,0 +1,303 @@
+"""What an operator can set, as frozen values: one class per section of the configuration file.
+
+This file owns names, types, bounds and defaults, and nothing else: reading files and the environment is
+`gateway.settings`, and every module receives only the piece that it uses. Durations are seconds, sizes bytes.
+The field descriptions are the configuration table: the JSON Schema and the README are made from them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+Seconds = Annotated[float, Field(ge=0)]
+PositiveSeconds = Annotated[float, Field(gt=0)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+STORE_SCHEMES = ("memory", "redis", "rediss", "redis+sentinel", "redis+cluster")
+TEAM_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+RESERVED_TEAM_NAMES = frozenset({"anonymous", "unknown"})
+
+
+class Section(BaseModel):
+    """A section of the configuration: frozen, and an unknown key is a fault."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True, use_attribute_docstrings=True
+    )
+
+
+def _network(text: str) -> str:
+    return str(ipaddress.ip_network(text, strict=False))
+
+
+def _origin(text: str) -> str:
+    if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-fA-F:]+\](:[0-9]{1,5})?", text):
+        raise ValueError("must be an origin such as https://app.example.com, without a path")
+    return text.lower()
+
+
+def _base_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be an http:// or https:// URL with a host")
+    if parts.username or parts.password:
+        raise ValueError("must not hold credentials; the key goes into upstream.api_key_file")
+    if parts.query or parts.fragment:
+        raise ValueError("must not have a query or a fragment")
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("must be printable ASCII without spaces")
+    _ = parts.port  # raises ValueError for a port that is no number
+    return text.rstrip("/")
+
+
+def _proxy_url(secret: SecretStr) -> SecretStr:
+    parts = urlsplit(secret.get_secret_value())
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be an http:// or https:// URL with a host")
+    _ = parts.port  # raises ValueError for a port that is no number
+    return secret
+
+
+def _sha256(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise ValueError("must be 64 hexadecimal digits, as `pixxel-gateway token new` prints them")
+    return text.lower()
+
+
+def _aoi_pattern(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_*-]{1,64}", text):
+        raise ValueError("must be an AOI id, in which * stands for any run of characters")
+    return text
+
+
+def _filter_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", text):
+        raise ValueError("must be 1 to 64 of A-Z a-z 0-9 _ . -")
+    if text in ("offset", "limit"):
+        raise ValueError("offset and limit pass to the vendor already")
+    return text
+
+
+def _account(text: str) -> str:
+    if not re.fullmatch(r"[!-~]{1,128}", text):
+        raise ValueError("must be 1 to 128 printable ASCII characters without spaces")
+    return text
+
+
+def _key_prefix(text: str) -> str:
+    # The first brace of a Redis key opens its cluster hash tag, so the prefix must not have one.
+    if not re.fullmatch(r"[!-z|~]{1,64}", text):
+        raise ValueError("must be 1 to 64 printable ASCII characters without spaces and braces")
+    return text
+
+
+def _store_url(secret: SecretStr) -> SecretStr:
+    scheme = secret.get_secret_value().partition("://")[0]
+    if scheme not in STORE_SCHEMES or "://" not in secret.get_secret_value():
+        raise ValueError("must start with " + ", ".join(f"{name}://" for name in STORE_SCHEMES))
+    return secret
+
+
+def _header_safe(secret: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[!-~]([ -~]*[!-~])?", secret.get_secret_value()):
+        raise ValueError("must be printable ASCII on one line, without spaces around it")
+    return secret
+
+
+ApiKey = Annotated[SecretStr, AfterValidator(_header_safe)]
+
+
+class ServerOptions(Section):
+    """The client listener."""
+
+    host: str = "127.0.0.1"
+    """Address of the client listener."""
+    port: Port = 8080
+    """Port of the client listener; 0 takes a free one."""
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processes sharing one listening socket."""
+    drain: Seconds = 1.0
+    """Time between turning unready and closing the listeners."""
+    max_connections: Annotated[int, Field(ge=1)] = 10_000
+    """Client connections at once; kept below the file-descriptor limit."""
+    replay: bool = True
+    """The short cut for a request whose exact bytes were answered before."""
+    tls_cert_file: str | None = None
+    """Certificate chain (PEM) of the client listener."""
+    tls_key_file: str | None = None
+    """Private key (PEM) of the client listener."""
+    trusted_proxies: list[Annotated[str, AfterValidator(_network)]] = []
+    """Networks whose X-Forwarded-For names the client in the log, and nowhere else."""
+    cors_origins: list[Annotated[str, AfterValidator(_origin)]] = []
+    """Origins of browser apps; preflight is answered for these only."""
+
+    @model_validator(mode="after")
+    def _both_tls_files(self) -> ServerOptions:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_cert_file and tls_key_file go together")
+        return self
+
+
+class OpsOptions(Section):
+    """An own listener for health, metrics, status and purge."""
+
+    host: str | None = None
+    """Address of the operations listener; 127.0.0.1 when only its port is given."""
+    port: Port | None = None
+    """Port of the operations listener; unset: everything is on the client listener."""
+
+    @model_validator(mode="after")
+    def _host_needs_port(self) -> OpsOptions:
+        if self.host is not None and self.port is None:
+            raise ValueError("ops.host needs ops.port")
+        return self
+
+
+class BreakerOptions(Section):
+    """The vendor's circuit breaker."""
+
+    failures: Annotated[int, Field(ge=1)] = 5
+    """Consecutive failures that open it."""
+    cooldown: PositiveSeconds = 5
+    """Time to the single probe."""
+
+
+class UpstreamOptions(Section):
+    """The vendor and how it is called."""
+
+    base_url: Annotated[str, AfterValidator(_base_url)] = "https://api.pixxel.space"
+    """The vendor."""
+    account: Annotated[str, AfterValidator(_account)] = "default"
+    """Name of the vendor account; part of every cache key, as is base_url."""
+    api_key: ApiKey | None = None
+    """The shared key; better given as api_key_file."""
+    api_key_file: str | None = None
+    """File that holds the shared key; re-read when its content changes."""
+    previous_api_key: ApiKey | None = None
+    """Tried once when the vendor refuses the current key."""
+    previous_api_key_file: str | None = None
+    """File that holds the previous key."""
+    auth_scheme: Literal["raw", "bearer"] = "raw"
+    """How the key is sent: `Authorization: <key>` or `Authorization: Bearer <key>`."""
+    cache_control: Literal["respect", "ignore"] = "respect"
+    """What becomes of the vendor's caching headers."""
+    ca_file: str | None = None
+    """Certificate authorities (PEM) that the vendor's certificate is checked against, instead of the system's."""
+    proxy: Annotated[SecretStr, AfterValidator(_proxy_url)] | None = None
+    """HTTP proxy on the way to the vendor; its URL may hold a password."""
+    connect_timeout: PositiveSeconds = 2
+    """One connect."""
+    attempt_timeout: PositiveSeconds = 10
+    """One attempt."""
+    deadline: PositiveSeconds = 15
+    """One client request's upstream time in all."""
+    patience: Seconds = 2
+    """Longest wait for the vendor when there is an old page to fall back on; the fetch goes on."""
+    max_attempts: Annotated[int, Field(ge=1, le=10)] = 2
+    """Attempts for one fetch, the first one counted in."""
+    retry_ratio: Share = 0.1
+    """Retries are at most this share of calls, plus 10 to start with."""
+    max_concurrency: Annotated[int, Field(ge=1)] = 64
+    """Calls in flight, per instance."""
+    max_queue: Annotated[int, Field(ge=0)] = 256
+    """Calls waiting for a place, per instance; beyond: 503 `overloaded`."""
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 8_388_608
+    """Largest vendor body, decoded."""
+    breaker: BreakerOptions = BreakerOptions()
+    """The vendor's circuit breaker."""
+
+
+class Lifetimes(Section):
+    """How long an answer may be used."""
+
+    settled: Seconds = 300
+    """Every asset on the page is terminal (`success` or `failed`)."""
+    in_progress: Seconds = 10
+    """Any asset is not terminal."""
+    empty: Seconds = 30
+    """Empty page, or past the end."""
+    not_found: Seconds = 30
+    """Vendor 404."""
+    grace: Seconds = 60
+    """After expiry, but never longer than the page was fresh: served at once, refreshed in the background."""
+    keep: Seconds = 86_400
+    """After expiry: served if the vendor fails."""
+    jitter: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Lifetimes are shortened by up to this share."""
+    url_margin: Seconds = 60
+    """A page is never served past its earliest signed-URL expiry less this margin."""
+
+
+class CacheOptions(Section):
+    """Where pages are kept, and for how long."""
+
+    url: Annotated[SecretStr, AfterValidator(_store_url)] = SecretStr("memory://")
+    """`memory://`, `redis://`, `rediss://`, `redis+sentinel://h1,h2/service/db`, `redis+cluster://h1,h2`."""
+    url_file: str | None = None
+    """File that holds cache.url."""
+    memory_max_bytes: Annotated[int, Field(ge=65_536)] = 268_435_456
+    """In-process tier."""
+    memory_max_age: Seconds = 5
+    """Longest an in-process copy lives once word from Redis has stopped while Redis may still be there."""
+    redis_timeout: PositiveSeconds = 0.05
+    """One command."""
+    key_prefix: Annotated[str, AfterValidator(_key_prefix)] = "pixxel-gateway"
+    """Start of every Redis key."""
+    prefetch: Annotated[int, Field(ge=0, le=10)] = 1
+    """Pages fetched ahead of a client that crawls; 0: none."""
+    chunk: Annotated[int, Field(ge=0)] = 0
+    """If set, the vendor is asked for aligned stretches of this many assets plus one."""
+    lifetimes: Lifetimes = Lifetimes()
+    """How long an answer may be used."""
+
+
+class QueryOptions(Section):
+    """What a client may ask for."""
+
+    filters: list[Annotated[str, AfterValidator(_filter_name)]] = []
+    """Names of further query parameters that pass to the vendor."""
+    max_limit: Annotated[int, Field(ge=1, le=999_999_999)] = 1000
+    """Largest `limit`."""
+
+
+class AuthOptions(Section):
+    """Who is let in."""
+
+    mode: Literal["tokens", "open"] | None = None
+    """`tokens` or `open`; unset: tokens if any team is configured, else open on a loopback host only."""
+
+
+class TeamOptions(Section):
+    """One team of clients."""
+
+    token_sha256: list[Annotated[str, AfterValidator(_sha256)]] = []
+    """Hex SHA-256 digests of the team's tokens; several overlap while rotating."""
+    rate: PositiveSeconds | None = None
+    """Requests per second."""
+    burst: Annotated[int, Field(ge=1)] | None = None
+    """Requests at once; unset: rate, rounded up."""
+    miss_rate: PositiveSeconds | None = None
+    """Requests per second that reach the vendor."""
+    miss_burst: Annotated[int, Field(ge=1)] | None = None
+    """Vendor requests at once; unset: miss_rate, rounded up."""
+    aois: list[Annotated[str, AfterValidator(_aoi_pattern)]] = ["*"]
+    """AOI ids it may read; * is the only wildcard."""
+    scopes: list[Literal["refresh", "admin"]] = []
+    """`refresh` (may send Cache-Control: no-cache), `admin`."""
+
+
+class LogOptions(Section):
+    """What is written to standard output."""
+
+    format: Literal["auto", "text", "json"] = "auto"
+    """auto: text on a terminal, JSON lines otherwise."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity that is written."""
+    access: bool = True
+    """One line per request."""

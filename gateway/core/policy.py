@@ -1,0 +1,92 @@
+"""How long an answer may be used, and what to do with one that is at hand.
+
+Decisions are functions of values, the time included. Lifetimes are computed once, when an answer arrives, as Varnish
+does with ttl, grace and keep: fresh, then grace (served at once, refreshed behind the client's back; RFC 5861,
+stale-while-revalidate), then keep (served only if the vendor fails; stale-if-error).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.core.cache_control import VendorCaching
+from gateway.core.entry import Entry
+from gateway.core.listing import Listing
+from gateway.core.options import Lifetimes
+
+# The longest freshness that is taken from a vendor's header.
+LONGEST_FRESH = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """Seconds from arrival to expiry, then of grace and of keep, both counted from expiry; `rule` names why."""
+
+    rule: str
+    fresh: float
+    grace: float
+    keep: float
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """The entry is fresh."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class ServeAndRefresh:
+    """The entry is in grace: good enough for this client, and due for a refresh."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """The vendor must be asked; `fallback` may be served if it fails, `expired` tells that a copy existed at all."""
+
+    fallback: Entry | None
+    expired: bool
+
+
+Decision = Serve | ServeAndRefresh | Fetch
+
+
+def decide(entry: Entry | None, now: float) -> Decision:
+    """What may be done with the entry at hand at `now` (Unix time, seconds)."""
+    if entry is None:
+        return Fetch(fallback=None, expired=False)
+    if now < entry.fresh_until:
+        return Serve(entry)
+    if now < entry.grace_until:
+        return ServeAndRefresh(entry)
+    return Fetch(fallback=entry if now < entry.keep_until else None, expired=True)
+
+
+def page_lifetime(listing: Listing, vendor: VendorCaching, lifetimes: Lifetimes, chance: float) -> Lifetime:
+    """Lifetime of a 200; `chance` in [0, 1) spreads it (see `Lifetimes.jitter`)."""
+    if listing.count == 0:
+        rule, fresh = "empty", lifetimes.empty
+    elif listing.settled:
+        rule, fresh = "settled", lifetimes.settled
+    else:
+        rule, fresh = "in_progress", lifetimes.in_progress
+    return _lifetime(Lifetime(rule, fresh, lifetimes.grace, lifetimes.keep), vendor, lifetimes.jitter * chance)
+
+
+def not_found_lifetime(vendor: VendorCaching, lifetimes: Lifetimes, chance: float) -> Lifetime:
+    """Lifetime of a 404, which has neither grace nor keep."""
+    return _lifetime(Lifetime("not_found", lifetimes.not_found, 0.0, 0.0), vendor, lifetimes.jitter * chance)
+
+
+def _lifetime(told: Lifetime, vendor: VendorCaching, shorter: float) -> Lifetime:
+    """What the configuration says, as the vendor allows it, a share `shorter`."""
+    rule, fresh = told.rule, told.fresh
+    if vendor.fresh_for is not None:
+        rule, fresh = "vendor", min(max(0.0, vendor.fresh_for - vendor.age), LONGEST_FRESH)
+    fresh *= 1.0 - shorter
+    if not vendor.stale_allowed:
+        return Lifetime(rule, fresh, 0.0, 0.0)
+    # Grace never lasts longer than the page was fresh: a page that lives ten seconds is not shown for a minute.
+    return Lifetime(rule, fresh, min(told.grace, fresh), told.keep)

@@ -1,0 +1,1 @@
+"""One fetch per page at a time, whoever asks for it."""

@@ -1,0 +1,59 @@
+"""Which facts are worth a line in the log, and in what words.
+
+A sink like `metrics`. What can happen with every request is told at most once in a while, with the number of times that
+it was not told.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+from gateway.clock import Clock
+from gateway.core import facts
+
+# Seconds between two lines about the same thing.
+_QUIET = 10.0
+
+_log = logging.getLogger("gateway")
+
+
+class Journal:
+    """Subscribe `observe` to facts."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._told: dict[str, tuple[float, int]] = {}
+        self._forbidden_told = False
+
+    def observe(self, fact: NamedTuple) -> None:
+        """Tell of one fact, if it is worth a line."""
+        match fact:
+            case facts.RedisWent(up=True):
+                _log.info("redis answers")
+            case facts.RedisWent(reason=reason):
+                _log.warning(
+                    "redis does not answer; pages are served from memory and the vendor", extra={"why": reason}
+                )
+            case facts.UpstreamFellShort(error, message):
+                self._sometimes(f"upstream {error}", "the vendor failed", error=error, why=message)
+            case facts.KeyRefused(status):
+                self._sometimes("key refused", "the vendor refused the key; is it still valid?", status=status)
+            case facts.CorruptValue(reason):
+                self._sometimes("corrupt", "a stored value could not be read and is treated as a miss", why=reason)
+            case facts.VendorForbidsStoring() if not self._forbidden_told:
+                self._forbidden_told = True
+                _log.warning('the vendor forbids to store its pages; upstream.cache_control = "ignore" overrules it')
+            case facts.Stumbled(error, where, request_id):
+                _log.error("an unexpected error", extra={"error": error, "where": where, "request_id": request_id})
+            case _:
+                pass
+
+    def _sometimes(self, topic: str, text: str, **extra: object) -> None:
+        now = self._clock.monotonic()
+        last, untold = self._told.get(topic, (-_QUIET, 0))
+        if now - last < _QUIET:
+            self._told[topic] = (last, untold + 1)
+            return
+        self._told[topic] = (now, 0)
+        _log.warning(text, extra={**extra, "more": untold} if untold else extra)

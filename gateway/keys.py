@@ -1,0 +1,84 @@
+"""The vendor key: held in one object, shown to nobody but the vendor.
+
+This file owns the key's value, the forms in which it could leak, and the change from one key to the next. It refuses
+to know how a key is sent (`upstream`) and where it was configured (`settings`).
+"""
+
+from __future__ import annotations
+
+import base64
+from urllib.parse import quote, quote_plus
+
+WITHHELD = b"[withheld]"
+
+
+class VendorKey:
+    """One key. `repr` and `str` hide it; `reveal` is for the request that goes to the vendor, and for nothing else."""
+
+    __slots__ = ("_forms", "_value")
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+        raw = value.encode()
+        forms = {
+            raw,
+            quote(value, safe="").encode(),
+            quote_plus(value).encode(),
+            base64.b64encode(raw),
+            base64.urlsafe_b64encode(raw),
+            base64.b64encode(raw).rstrip(b"="),
+            base64.urlsafe_b64encode(raw).rstrip(b"="),
+        }
+        # Longest first, so that replacing one form leaves no piece of another behind.
+        self._forms = tuple(sorted(forms, key=len, reverse=True))
+
+    def reveal(self) -> str:
+        """The key itself."""
+        return self._value
+
+    def stands_in(self, data: bytes) -> bool:
+        """Whether any form of the key (raw, base64, percent-encoded) stands in the bytes."""
+        return any(form in data for form in self._forms)
+
+    def withhold(self, data: bytes) -> bytes:
+        """The bytes with every form of the key replaced."""
+        for form in self._forms:
+            if form in data:
+                data = data.replace(form, WITHHELD)
+        return data
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, VendorKey) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __repr__(self) -> str:
+        return "VendorKey(***)"
+
+
+class KeyRing:
+    """The current key, and the one before it while a rotation is under way."""
+
+    def __init__(self, current: str, previous: str | None = None) -> None:
+        self.current = VendorKey(current)
+        self.previous = None if previous is None else VendorKey(previous)
+
+    def in_order(self) -> tuple[VendorKey, ...]:
+        """The keys to try, the current one first."""
+        if self.previous is None or self.previous == self.current:
+            return (self.current,)
+        return (self.current, self.previous)
+
+    def stands_in(self, data: bytes) -> bool:
+        """Whether any key stands in the bytes, in any form."""
+        return any(key.stands_in(data) for key in self.in_order())
+
+    def withhold(self, data: bytes) -> bytes:
+        """The bytes without any key."""
+        for key in self.in_order():
+            data = key.withhold(data)
+        return data
+
+    def __repr__(self) -> str:
+        return "KeyRing(***)"

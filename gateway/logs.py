@@ -1,0 +1,114 @@
+"""Where log lines go: standard output, never waiting for whoever reads it.
+
+This file owns the writing of lines: their form (text on a terminal, JSON lines otherwise), the thread that writes them,
+and the last look for the vendor key in each. What is worth a line is `journal` and `web.access_log`.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, BinaryIO, Literal
+
+import msgspec
+import structlog
+
+from gateway.core.facts import LogDropped, Observe
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+# With a reader that is stuck, so many lines are held back; later ones are dropped and counted.
+_LINES = 10_000
+_CLOSE_SECONDS = 1.0
+
+
+class LineWriter:
+    """Writes lines to a stream from a thread of its own; `withhold` takes secrets out of a line."""
+
+    def __init__(self, stream: BinaryIO, withhold: Callable[[bytes], bytes]) -> None:
+        self._stream = stream
+        self._withhold = withhold
+        self._lines: queue.Queue[bytes | None] = queue.Queue(_LINES)
+        self._observe: Observe | None = None
+        self._thread = threading.Thread(target=self._drain, name="log", daemon=True)
+        self._thread.start()
+
+    def subscribe(self, observe: Observe) -> None:
+        """Tell `observe` of lines that are dropped from now on."""
+        self._observe = observe
+
+    def write(self, line: bytes) -> None:
+        """Write a line, which comes without its end; drop it when the reader is far behind. Never waits."""
+        try:
+            self._lines.put_nowait(self._withhold(line))
+        except queue.Full:
+            if self._observe is not None:
+                self._observe(LogDropped(1))
+
+    def close(self) -> None:
+        """Write what is left, for at most a second."""
+        try:
+            self._lines.put(None, timeout=_CLOSE_SECONDS)
+        except queue.Full:
+            return  # nobody reads; the thread ends with the process
+        self._thread.join(_CLOSE_SECONDS)
+
+    def _drain(self) -> None:
+        while (line := self._lines.get()) is not None:
+            try:
+                self._stream.write(line + b"\n")
+                if self._lines.empty():
+                    self._stream.flush()
+            except (OSError, ValueError):
+                continue  # the reader is gone; requests matter more than lines
+
+
+class _Handler(logging.Handler):
+    """Hands formatted records of the standard library's loggers to a LineWriter."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._writer.write(self.format(record).encode("utf-8", "backslashreplace"))
+
+
+def chosen_format(wanted: Literal["auto", "text", "json"], *, terminal: bool) -> Literal["text", "json"]:
+    """Resolve `auto`."""
+    if wanted == "auto":
+        return "text" if terminal else "json"
+    return wanted
+
+
+def configure(writer: LineWriter, form: Literal["text", "json"], level: str) -> None:
+    """Send everything that is logged in this process, by whichever library, to `writer`."""
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+    ]
+    renderer: Any = (
+        structlog.processors.JSONRenderer(serializer=_as_json)
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(colors=False, timestamp_key="ts", pad_event_to=0)
+    )
+    handler = _Handler(writer)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                renderer,
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(_LEVELS[level])
+
+
+def _as_json(event: Any, **_: Any) -> str:
+    return msgspec.json.encode(event, enc_hook=str).decode()

@@ -1,0 +1,191 @@
+"""The Prometheus sink: facts in, series out, on a registry that is handed in.
+
+This file owns names, labels and buckets (contract, section 7). Labels come from the program and the configuration,
+never from a client. Children are kept, because looking one up costs four times what counting does; and the series that
+are known beforehand start at 0, because a rate over a series that appears with its first error misses that error.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from gateway import __version__
+from gateway.core import facts
+
+_REQUEST_BUCKETS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
+)  # fmt: skip
+_UPSTREAM_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 15, 30)
+_REDIS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+_LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+
+_CACHE_RESULTS = ("hit", "window", "stale", "miss", "coalesced", "stale_if_error", "negative", "refresh", "bypass")
+_UPSTREAM_CODES = ("200", "404", "429", "500", "502", "503", "504", "timeout", "connect", "tls", "reset", "invalid")
+
+
+class _Kept:
+    """A metric's children by their label values."""
+
+    def __init__(self, metric: Counter | Histogram | Gauge) -> None:
+        self._metric = metric
+        self._children: dict[tuple[str, ...], Any] = {}
+
+    def __call__(self, *labels: str) -> Any:
+        child = self._children.get(labels)
+        if child is None:
+            child = self._children[labels] = self._metric.labels(*labels)
+        return child
+
+
+class Metrics:
+    """Subscribe `observe` to facts; `scrape` renders what was counted. `teams` are the configured names."""
+
+    def __init__(self, registry: CollectorRegistry, teams: Iterable[str] = ()) -> None:
+        disable_created_metrics()  # a series of its own for each child, which nobody reads
+        self._registry = registry
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        Gauge("gateway_build_info", "Version", ["version", "python"], registry=registry).labels(
+            __version__, platform.python_version()
+        ).set(1)
+        self._sinks: dict[type, Callable[[Any], None]] = {}
+        self._count_requests(teams)
+        self._count_cache()
+        self._count_upstream()
+        self._count_redis()
+        self._count_process()
+
+    def observe(self, fact: NamedTuple) -> None:
+        """Count one fact."""
+        sink = self._sinks.get(type(fact))
+        if sink is not None:
+            sink(fact)
+
+    def scrape(self, accept: str) -> tuple[bytes, str]:
+        """Body and content type for an Accept header (OpenMetrics, or the Prometheus text format)."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self._registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self._registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(name, text, labels, registry=self._registry, buckets=buckets)
+
+    def _count_requests(self, teams: Iterable[str]) -> None:
+        total = _Kept(
+            self._counter("gateway_http_requests_total", "Requests answered", "route", "method", "code", "team")
+        )
+        duration = _Kept(
+            self._histogram(
+                "gateway_http_request_duration_seconds", "From a request's head to its answer", _REQUEST_BUCKETS,
+                "route", "cache",
+            )
+        )  # fmt: skip
+        sent = _Kept(self._counter("gateway_http_response_bytes_total", "Bytes of answers' bodies", "route", "cache"))
+        in_flight = self._gauge("gateway_http_requests_in_flight", "Requests being answered")
+        for team in ("anonymous", "unknown", *teams):
+            total("assets", "GET", "200", team)
+
+        def served(fact: facts.RequestServed) -> None:
+            in_flight.dec()
+            total(fact.route, fact.method, str(fact.status), fact.team).inc()
+            duration(fact.route, fact.cache).observe(fact.duration)
+            sent(fact.route, fact.cache).inc(fact.body_bytes)
+
+        self._sinks[facts.RequestBegan] = lambda _: in_flight.inc()
+        self._sinks[facts.RequestServed] = served
+        failures = _Kept(self._counter("gateway_auth_failures_total", "Credentials refused", "reason"))
+        for reason in ("missing", "unknown", "conflicting"):
+            failures(reason)
+        self._sinks[facts.AuthFailed] = lambda fact: failures(fact.reason).inc()
+
+    def _count_cache(self) -> None:
+        results = _Kept(
+            self._counter("gateway_cache_requests_total", "Page requests by how they were answered", "result")
+        )
+        for result in _CACHE_RESULTS:
+            results(result)
+        lookups = _Kept(self._counter("gateway_cache_tier_lookups_total", "Look-ups by tier", "tier", "result"))
+        for tier in ("memory", "redis"):
+            for result in ("hit", "miss", "error"):
+                lookups(tier, result)
+        entries = self._gauge("gateway_cache_entries", "Entries in the in-process tier")
+        size = self._gauge("gateway_cache_bytes", "Bytes in the in-process tier")
+        evictions = self._counter("gateway_cache_evictions_total", "Entries dropped for want of room in the process")
+        corrupt = self._counter("gateway_cache_corrupt_total", "Stored values that could not be read")
+
+        def sized(fact: facts.MemoryTierSize) -> None:
+            entries.set(fact.entries)
+            size.set(fact.size)
+
+        self._sinks[facts.CacheAnswered] = lambda fact: results(fact.result).inc()
+        self._sinks[facts.TierLookup] = lambda fact: lookups(fact.tier, fact.result).inc()
+        self._sinks[facts.MemoryTierSize] = sized
+        self._sinks[facts.Evicted] = lambda fact: evictions.inc(fact.entries)
+        self._sinks[facts.CorruptValue] = lambda _: corrupt.inc()
+
+    def _count_upstream(self) -> None:
+        calls = _Kept(self._counter("gateway_upstream_requests_total", "Requests to the vendor", "code"))
+        for code in (*_UPSTREAM_CODES, "too_large"):
+            calls(code)
+        duration = self._histogram(
+            "gateway_upstream_request_duration_seconds", "One request to the vendor, to the end of its body",
+            _UPSTREAM_BUCKETS,
+        )  # fmt: skip
+        retries = _Kept(self._counter("gateway_upstream_retries_total", "Further attempts, by what failed", "reason"))
+        for reason in ("timeout", "connect", "reset", "500", "502", "503", "504"):
+            retries(reason)
+        in_flight = self._gauge("gateway_upstream_in_flight", "Requests to the vendor under way")
+        queued = self._gauge("gateway_upstream_queued", "Requests that wait for a place")
+        loaded = self._gauge("gateway_upstream_key_loaded_timestamp_seconds", "When the vendor key was read")
+        refusals = self._counter("gateway_upstream_key_refusals_total", "Times the vendor refused a key")
+
+        def called(fact: facts.UpstreamCalled) -> None:
+            calls(fact.code).inc()
+            duration.observe(fact.duration)
+
+        def queue(fact: facts.UpstreamQueue) -> None:
+            in_flight.set(fact.in_flight)
+            queued.set(fact.queued)
+
+        self._sinks[facts.UpstreamCalled] = called
+        self._sinks[facts.UpstreamQueue] = queue
+        self._sinks[facts.UpstreamRetried] = lambda fact: retries(fact.reason).inc()
+        self._sinks[facts.KeyLoaded] = lambda fact: loaded.set(fact.at)
+        self._sinks[facts.KeyRefused] = lambda _: refusals.inc()
+
+    def _count_redis(self) -> None:
+        up = self._gauge("gateway_redis_up", "1 while Redis answers; 0 also where none is configured")
+        commands = _Kept(self._counter("gateway_redis_commands_total", "Commands sent", "command", "result"))
+        duration = _Kept(
+            self._histogram("gateway_redis_command_duration_seconds", "One command", _REDIS_BUCKETS, "command")
+        )
+        for command in ("get", "set", "ping"):
+            for result in ("ok", "error", "timeout"):
+                commands(command, result)
+
+        def sent(fact: facts.RedisCommand) -> None:
+            commands(fact.command, fact.result).inc()
+            duration(fact.command).observe(fact.duration)
+
+        self._sinks[facts.RedisCommand] = sent
+        self._sinks[facts.RedisWent] = lambda fact: up.set(1 if fact.up else 0)
+
+    def _count_process(self) -> None:
+        lag = self._histogram("gateway_event_loop_lag_seconds", "How late the event loop was for a timer", _LAG_BUCKETS)
+        dropped = self._counter("gateway_log_dropped_total", "Log lines dropped because nobody read them")
+        self._sinks[facts.LoopLag] = lambda fact: lag.observe(fact.seconds)
+        self._sinks[facts.LogDropped] = lambda fact: dropped.inc(fact.lines)

@@ -1,0 +1,228 @@
+"""Processes: bind the sockets, run the loop, end on a signal.
+
+This file owns what a process does besides serving: its loop, its signals, its standard output, and the words for a port
+that is taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Coroutine, Mapping
+from types import FrameType
+from typing import Any
+
+from gateway.app import Gateway, Sockets
+from gateway.health import reachable_host
+from gateway.keys import KeyRing
+from gateway.logs import LineWriter, chosen_format, configure
+from gateway.mock_vendor import MockVendor
+from gateway.settings import Loaded, Settings, load
+from gateway.stores.redis_client import BadStoreUrl
+
+FINE, FAILED, CONFIGURATION = 0, 1, 3
+_BACKLOG = 1024
+
+_log = logging.getLogger("gateway")
+
+
+def serve(loaded: Loaded) -> int:
+    """Run the gateway until SIGTERM or SIGINT."""
+    try:
+        sockets = _bind_all(loaded.settings)
+    except _PortTakenError as error:
+        print(error, file=sys.stderr)
+        return FAILED
+    return _run(_serve(loaded, sockets))
+
+
+def demo(environ: Mapping[str, str], *, port: int | None) -> int:
+    """Run the stand-in vendor and a gateway in front of it, until Ctrl-C."""
+    return _run(_demo(environ, port))
+
+
+def mock_vendor(*, port: int, key: str | None, aois: int, seed: int) -> int:
+    """Run the stand-in vendor alone, until Ctrl-C."""
+    return _run(_mock_vendor(port, key, aois, seed))
+
+
+async def _serve(loaded: Loaded, sockets: Sockets) -> int:
+    stop = _on_signals()
+    settings = loaded.settings
+    keys, writer, form = _prepare(settings)
+    try:
+        for warning in loaded.warnings:
+            _log.warning(warning)
+        try:
+            gateway = Gateway(settings, keys, writer, form)
+            await gateway.start(sockets)
+        except (BadStoreUrl, ssl.SSLError, OSError) as error:
+            print(f"{loaded.source}: {_about(error)}", file=sys.stderr)
+            return CONFIGURATION
+        _log.info("listening", extra={"url": _url(settings, sockets.client), "configuration": loaded.source})
+        why = await stop
+        _log.info("stopping", extra={"why": why.name})
+        # A person at the keyboard has no load balancer to wait for.
+        await gateway.stop(drain=why is not signal.SIGINT)
+        _log.info("stopped")
+    finally:
+        writer.close()
+    return FINE
+
+
+async def _demo(environ: Mapping[str, str], port: int | None) -> int:
+    stop = _on_signals()
+    vendor = MockVendor(key=secrets.token_urlsafe(24))
+    vendor_url = await vendor.start()
+    try:
+        # What makes it a demo wins over the environment; a file is not read, so that it works in any directory.
+        settings = load(
+            environ=environ,
+            flags={
+                "server.port": port,
+                "upstream.base_url": vendor_url,
+                "upstream.api_key": vendor.key,
+                "cache.url": "memory://",
+            },
+            use_file=False,
+        ).settings
+        try:
+            sockets = _bind_all(settings)
+        except _PortTakenError as error:
+            print(error, file=sys.stderr)
+            return FAILED
+        keys, writer, form = _prepare(settings)
+        gateway = Gateway(settings, keys, writer, form, example_aoi=vendor.aoi_ids[0])
+        try:
+            await gateway.start(sockets)
+            print(_invitation(_url(settings, sockets.client), vendor_url, vendor.aoi_ids[0]), flush=True)
+            await stop
+            await gateway.stop(drain=False)
+        finally:
+            writer.close()
+    finally:
+        await vendor.stop()
+    return FINE
+
+
+async def _mock_vendor(port: int, key: str | None, aois: int, seed: int) -> int:
+    stop = _on_signals()
+    vendor = MockVendor(key=key or secrets.token_urlsafe(24), aois=aois, seed=seed)
+    try:
+        url = await vendor.start(port=port)
+    except OSError:
+        print(_PortTakenError("127.0.0.1", port, "--port"), file=sys.stderr)
+        return FAILED
+    try:
+        print(f"Stand-in vendor: {url}" + ("" if key else f"\nIts key: {vendor.key}"))
+        example = vendor.aoi_ids[0] if vendor.aoi_ids else "AOI_ID"
+        shown = "$KEY" if key else vendor.key
+        print(f"Try: curl -i -H 'Authorization: {shown}' '{url}/v0/aois/{example}/assets'", flush=True)
+        await stop
+    finally:
+        await vendor.stop()
+    return FINE
+
+
+def _invitation(gateway: str, vendor: str, aoi_id: str) -> str:
+    return (
+        f"\n  Gateway          {gateway}/    (docs: {gateway}/docs, metrics: {gateway}/metrics)\n"
+        f"  Stand-in vendor  {vendor}/    (it wants a key, which the gateway holds)\n\n"
+        f"Try this twice, and compare Cache-Status:\n\n"
+        f"  curl -i '{gateway}/v0/aois/{aoi_id}/assets?offset=0&limit=10'\n\n"
+        f"Ctrl-C ends both.\n"
+    )
+
+
+def _prepare(settings: Settings) -> tuple[KeyRing, LineWriter, Any]:
+    """The key, and standard output as the place for logs."""
+    current, previous = settings.api_key, settings.previous_api_key
+    assert current is not None, "load() has refused a configuration without a key"  # noqa: S101 - holds by need_key
+    keys = KeyRing(current.get_secret_value(), None if previous is None else previous.get_secret_value())
+    form = chosen_format(settings.log.format, terminal=sys.stdout.isatty())
+    writer = LineWriter(sys.stdout.buffer, keys.withhold)
+    configure(writer, form, settings.log.level)
+    return keys, writer, form
+
+
+def _run(main: Coroutine[Any, Any, int]) -> int:
+    """Run on uvloop, where there is one."""
+    if sys.platform == "win32":
+        return asyncio.run(main)
+    from uvloop import new_event_loop  # noqa: PLC0415 - there is none on Windows
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(main)
+
+
+def _on_signals() -> asyncio.Future[signal.Signals]:
+    """A future that the first SIGTERM or SIGINT sets; a second one ends the process at once, as people expect."""
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def told(number: int, _: FrameType | None = None) -> None:
+        def set_once() -> None:
+            if stop.done():
+                sys.exit(128 + number)
+            stop.set_result(signal.Signals(number))
+
+        loop.call_soon_threadsafe(set_once)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            loop.add_signal_handler(number, told, number)
+        except NotImplementedError:  # Windows
+            signal.signal(number, told)
+    return stop
+
+
+class _PortTakenError(Exception):
+    """Somebody listens there already."""
+
+    def __init__(self, host: str, port: int, mend: str) -> None:
+        super().__init__(
+            f"cannot listen on {host} port {port}: it is in use, or not ours to take; choose another by {mend}"
+        )
+
+
+def _bind_all(settings: Settings) -> Sockets:
+    server, ops = settings.server, settings.ops
+    client = _bind(server.host, server.port, "--port or GATEWAY_SERVER__PORT")
+    if ops.port is None:
+        return Sockets(client, None)
+    try:
+        return Sockets(client, _bind(ops.host or "127.0.0.1", ops.port, "GATEWAY_OPS__PORT"))
+    except _PortTakenError:
+        client.close()
+        raise
+
+
+def _bind(host: str, port: int, mend: str) -> socket.socket:
+    """A listening socket. Raises _PortTakenError, whatever the reason: the words fit all of them."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        dual = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
+    except (OSError, OverflowError):
+        raise _PortTakenError(host, port, mend) from None
+
+
+def _url(settings: Settings, sock: socket.socket) -> str:
+    scheme = "http" if settings.server.tls_cert_file is None else "https"
+    host, port = reachable_host(settings.server.host), sock.getsockname()[1]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _about(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return "server.tls_cert_file: cannot be used: " + (error.reason or "it and tls_key_file do not fit together")
+    if isinstance(error, BadStoreUrl):
+        return f"cache.url: {error}"
+    return str(error)

@@ -1,0 +1,1 @@
+"""Where entries are kept: in the process, in Redis, or in both."""

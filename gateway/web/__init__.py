@@ -1,0 +1,1 @@
+"""HTTP in: the only room, besides `app` and the stand-in vendor, that knows aiohttp.web."""

@@ -1,0 +1,48 @@
+"""Token -> Team, or 401.
+
+This file owns where a token stands in a request. Whose it is, `core.teams` knows.
+"""
+
+from __future__ import annotations
+
+from aiohttp.web import BaseRequest
+
+from gateway.core.errors import Unauthorized
+from gateway.core.facts import AuthFailed, Observe
+from gateway.core.teams import ANONYMOUS, Roster, Team
+
+
+class Authenticator:
+    """Tells who is asking; `roster` is None in open mode, where everybody is anonymous."""
+
+    def __init__(self, roster: Roster | None, observe: Observe) -> None:
+        self._roster = roster
+        self._observe = observe
+
+    def team_of(self, request: BaseRequest) -> Team:
+        """The team whose token the request has. Raises Unauthorized."""
+        if self._roster is None:
+            return ANONYMOUS
+        tokens = _tokens(request)
+        if len(tokens) > 1:
+            raise self._failed("conflicting")
+        if not tokens:
+            raise self._failed("missing")
+        team = self._roster.find(tokens.pop())
+        if team is None:
+            raise self._failed("unknown")
+        return team
+
+    def _failed(self, reason: str) -> Unauthorized:
+        self._observe(AuthFailed(reason))
+        return Unauthorized(reason)
+
+
+def _tokens(request: BaseRequest) -> set[str]:
+    """Every token of the request: bare or after Bearer in Authorization, or in X-API-Key."""
+    found = set()
+    for value in request.headers.getall("Authorization", ()):
+        scheme, blank, rest = value.strip().partition(" ")
+        found.add(rest.strip() if blank and scheme.lower() == "bearer" else value.strip())
+    found.update(value.strip() for value in request.headers.getall("X-API-Key", ()))
+    return found

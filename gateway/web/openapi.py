@@ -1,0 +1,172 @@
+"""The OpenAPI document, built from the query's grammar and the table of problems.
+
+A pure function of what is configured: the same document is served at `/openapi.json`, shown at `/docs` and printed by
+`pixxel-gateway openapi`.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from gateway import __version__
+from gateway.core.query import DEFAULT_LIMIT, DEFAULT_OFFSET, QueryRules
+from gateway.web.problems import CODES
+
+_REASONS = {431: "Request Header Fields Too Large"}
+
+_PAGE_HEADERS = {
+    "ETag": "Names the body, one tag per coding; send it back as If-None-Match.",
+    "Age": "Seconds since the vendor made this page.",
+    "Cache-Control": "private, no-cache: keep it, and ask again with If-None-Match before you use it again.",
+    "Cache-Status": "How this answer came about (RFC 9211).",
+    "Vary": "Accept-Encoding",
+    "X-Listing-Generation": "Pages with the same value belong to the same state of the listing.",
+    "X-Request-Id": "Yours if it was well-formed, else a new one; it stands in the gateway's log.",
+}
+
+
+def document(rules: QueryRules, *, tokens: bool) -> dict[str, Any]:
+    """Describe the endpoint; `tokens` tells whether a client needs one."""
+    operation: dict[str, Any] = {
+        "operationId": "listAssets",
+        "summary": "List the assets of an AOI, page by page",
+        "tags": ["Assets"],
+        "parameters": [_aoi_id(), *_window(rules), *(_filter(name) for name in rules.filters)],
+        "responses": _responses(),
+    }
+    found: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Pixxel gateway",
+            "version": __version__,
+            "description": "A shared caching gateway in front of the vendor's asset listings.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": "Assets"}],
+        "paths": {"/v0/aois/{aoi_id}/assets": {"get": operation}},
+        "components": {"schemas": _SCHEMAS},
+    }
+    if tokens:
+        operation["security"] = [{"bearer": []}, {"header": []}]
+        found["components"]["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        }
+    return found
+
+
+def _aoi_id() -> dict[str, Any]:
+    return {
+        "name": "aoi_id",
+        "in": "path",
+        "required": True,
+        "description": "Id of the AOI.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+    }
+
+
+def _window(rules: QueryRules) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": "offset",
+            "in": "query",
+            "description": "Index of the first asset.",
+            "schema": {"type": "integer", "minimum": 0, "maximum": 999_999_999, "default": DEFAULT_OFFSET},
+        },
+        {
+            "name": "limit",
+            "in": "query",
+            "description": "Most assets on the page.",
+            "schema": {"type": "integer", "minimum": 1, "maximum": rules.max_limit, "default": DEFAULT_LIMIT},
+        },
+    ]
+
+
+def _filter(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "query",
+        "description": "Passed to the vendor.",
+        "schema": {"type": "string", "pattern": "^[ -~]{1,128}$"},
+    }
+
+
+def _responses() -> dict[str, Any]:
+    page = {
+        "description": "The vendor's page, byte for byte.",
+        "headers": {name: {"description": text, "schema": {"type": "string"}} for name, text in _PAGE_HEADERS.items()},
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Page"}}},
+    }
+    not_modified = {"description": "The page that you have (If-None-Match) is still the current one."}
+    return {"200": page, "304": not_modified, **{str(status): _problem(status) for status in CODES}}
+
+
+def _problem(status: int) -> dict[str, Any]:
+    words = f"{_REASONS.get(status) or HTTPStatus(status).phrase}: " + ", ".join(f"`{code}`" for code in CODES[status])
+    return {
+        "description": words,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+
+
+_STRING = {"type": "string"}
+_COUNT = {"type": "integer", "minimum": 0}
+
+_SCHEMAS: dict[str, Any] = {
+    "Asset": {
+        "type": "object",
+        "description": "As the vendor sends it; fields may be missing, and there may be others.",
+        "properties": {
+            "id": _STRING,
+            "aoi_id": _STRING,
+            "name": _STRING,
+            "description": _STRING,
+            "asset_type": {"type": "string", "examples": ["mosaic", "stac_item", "visualization"]},
+            "status": {"type": "string", "examples": ["creating", "started", "success", "failed"]},
+            "progress": {"type": "integer"},
+            "area_in_sq_m": {"type": "number"},
+            "resolution": {"type": "number"},
+            "band_list": {"type": "array", "items": _STRING},
+            "centroid": {"type": "array", "items": {"type": "number"}},
+            "geometry": {"type": "object"},
+            "date": _STRING,
+            "path": _STRING,
+            "created_at": _STRING,
+            "updated_at": _STRING,
+            "visualization_id": _STRING,
+        },
+    },
+    "Page": {
+        "type": "object",
+        "required": ["assets", "pagination"],
+        "properties": {
+            "assets": {"type": ["array", "null"], "items": {"$ref": "#/components/schemas/Asset"}},
+            "pagination": {
+                "type": "object",
+                "required": ["total", "offset", "limit"],
+                "properties": {"total": _COUNT, "offset": _COUNT, "limit": _COUNT},
+            },
+        },
+    },
+    "Problem": {
+        "type": "object",
+        "required": ["error"],
+        "properties": {
+            "error": {
+                "type": "object",
+                "required": ["code", "message", "details"],
+                "properties": {
+                    "code": _STRING,
+                    "message": _STRING,
+                    "details": {
+                        "type": "object",
+                        "required": ["request_id"],
+                        "properties": {"request_id": _STRING, "parameter": _STRING, "upstream": {}},
+                    },
+                },
+            }
+        },
+    },
+}

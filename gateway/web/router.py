@@ -1,0 +1,181 @@
+"""Every request comes through here, and every answer leaves here.
+
+The order in which a request is judged is the contract's: framing, route, method, authentication, and then the route's
+own matters. Whatever goes wrong on the way becomes an envelope in one place, and whatever comes out is counted and
+logged in one place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from aiohttp import web
+
+from gateway.clock import Clock
+from gateway.core.facts import Observe, RequestBegan, RequestServed, Stumbled
+from gateway.core.teams import Team
+from gateway.web.assets import Assets
+from gateway.web.auth import Authenticator
+from gateway.web.cors import Cors
+from gateway.web.exchange import ClientNames, Exchange, request_id_of
+from gateway.web.framing import Target, check, parser_problem
+from gateway.web.problems import INTERNAL_ERROR, Problem, problem_of, render
+
+# nginx's number for "the client went away before it had an answer"; it is never sent.
+_CLIENT_LEFT = 499
+
+RouteName = Literal["assets", "landing", "docs", "openapi", "metrics", "healthz", "readyz", "unknown", "invalid"]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A path with its answer; these take no part in authentication."""
+
+    name: RouteName
+    answer: Callable[[web.BaseRequest], Awaitable[web.Response]]
+    methods: tuple[str, ...] = ("GET", "HEAD")
+
+
+class Lifecycle:
+    """Where in its life the gateway is: starting, ready, draining."""
+
+    def __init__(self) -> None:
+        self.state: Literal["starting", "ready", "draining"] = "starting"
+
+
+class Router:
+    """The handler of one listener: fixed routes by path and, where `assets` is given, the endpoint."""
+
+    def __init__(
+        self,
+        *,
+        routes: Mapping[str, Route],
+        assets: Assets | None,
+        authenticator: Authenticator,
+        cors: Cors,
+        clients: ClientNames,
+        lifecycle: Lifecycle,
+        loopback_only: bool,
+        clock: Clock,
+        observe: Observe,
+    ) -> None:
+        self._routes = routes
+        self._assets = assets
+        self._authenticator = authenticator
+        self._cors = cors
+        self._clients = clients
+        self._lifecycle = lifecycle
+        self._loopback_only = loopback_only
+        self._clock = clock
+        self._observe = observe
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; never raises but when the connection is gone."""
+        began = self._clock.monotonic()
+        self._observe(RequestBegan())
+        exchange = self._exchange(request)
+        response: web.StreamResponse | None = None
+        try:
+            response = await self._answer(request, exchange)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - this is the one place where nothing may escape
+            response = self._failed(error, exchange)
+        finally:
+            self._served(exchange, response, began)
+        return self._finished(request, exchange, response)
+
+    def reject(self, request: web.BaseRequest, error: BaseException | None) -> web.Response:
+        """The answer to what the parser refused, counted and logged like any other."""
+        exchange = self._exchange(request)
+        exchange.route, exchange.method = "invalid", "other"
+        response = render(parser_problem(error), exchange.request_id)
+        self._observe(RequestBegan())
+        self._served(exchange, response, self._clock.monotonic())
+        self._finished(request, exchange, response)
+        response.force_close()
+        return response
+
+    def _exchange(self, request: web.BaseRequest) -> Exchange:
+        return Exchange(request_id_of(request), request.method, self._clients.name(request))
+
+    async def _answer(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
+        target = check(request, loopback_only=self._loopback_only)
+        if self._assets is not None and self._assets.owns(target.path):
+            exchange.route = "assets"
+            if request.method == "OPTIONS" and (preflight := self._cors.preflight(request)) is not None:
+                return preflight
+            self._check_method(request, ("GET", "HEAD"))
+            team = self._authenticated(request, exchange)
+            return await self._assets.answer(request, target, team, exchange)
+        return await self._answer_route(request, target, exchange)
+
+    async def _answer_route(self, request: web.BaseRequest, target: Target, exchange: Exchange) -> web.StreamResponse:
+        route = self._routes.get(target.path)
+        if route is None:
+            raise Problem(404, "not_found", "there is nothing here; / tells what there is")
+        exchange.route = route.name
+        self._check_method(request, route.methods)
+        return await route.answer(request)
+
+    def _authenticated(self, request: web.BaseRequest, exchange: Exchange) -> Team:
+        team = self._authenticator.team_of(request)
+        exchange.team = team.name
+        return team
+
+    @staticmethod
+    def _check_method(request: web.BaseRequest, methods: tuple[str, ...]) -> None:
+        if request.method not in methods:
+            # A refused body would have to be read to its end to find the next request, so the connection goes too.
+            raise Problem(
+                405, "method_not_allowed", f"this takes {' and '.join(methods)}", headers={"Allow": ", ".join(methods)},
+                close=request.body_exists,
+            )  # fmt: skip
+
+    def _failed(self, error: Exception, exchange: Exchange) -> web.Response:
+        problem = problem_of(error)
+        if problem is INTERNAL_ERROR:
+            self._observe(Stumbled(type(error).__name__, _where(error), exchange.request_id))
+        return render(problem, exchange.request_id)
+
+    def _finished(
+        self, request: web.BaseRequest, exchange: Exchange, response: web.StreamResponse
+    ) -> web.StreamResponse:
+        response.headers["X-Request-Id"] = exchange.request_id
+        response.headers["Server"] = "pixxel-gateway"
+        self._cors.mark(request, response)
+        if self._lifecycle.state == "draining":
+            response.force_close()
+        return response
+
+    def _served(self, exchange: Exchange, response: web.StreamResponse | None, began: float) -> None:
+        body = response.body if isinstance(response, web.Response) else None
+        sends_body = exchange.method != "HEAD" and isinstance(body, bytes)
+        self._observe(
+            RequestServed(
+                request_id=exchange.request_id,
+                route=exchange.route,
+                method=exchange.method if exchange.method in ("GET", "HEAD", "OPTIONS") else "other",
+                team=exchange.team,
+                client=exchange.client,
+                aoi_id=exchange.aoi_id,
+                status=_CLIENT_LEFT if response is None else response.status,
+                cache=exchange.cache,
+                body_bytes=len(body) if sends_body and isinstance(body, bytes) else 0,
+                duration=self._clock.monotonic() - began,
+                upstream=exchange.upstream,
+            )
+        )
+
+
+def _where(error: BaseException) -> str:
+    """File and line where an exception was raised: enough to find it, and free of any value."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "unknown"
+    return f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}"
