@@ -141,13 +141,18 @@ def _invitation(gateway: str, vendor: str, aoi_id: str) -> str:
 
 def _prepare(settings: Settings) -> tuple[KeyRing, LineWriter, Any]:
     """The key, and standard output as the place for logs."""
-    current, previous = settings.api_key, settings.previous_api_key
-    assert current is not None, "load() has refused a configuration without a key"  # noqa: S101 - holds by need_key
-    keys = KeyRing(current.get_secret_value(), None if previous is None else previous.get_secret_value())
+    keys = key_ring(settings)
     form = chosen_format(settings.log.format, terminal=sys.stdout.isatty())
     writer = LineWriter(sys.stdout.buffer, keys.withhold)
     configure(writer, form, settings.log.level)
     return keys, writer, form
+
+
+def key_ring(settings: Settings) -> KeyRing:
+    """The vendor keys of a configuration."""
+    current, previous = settings.api_key, settings.previous_api_key
+    assert current is not None, "load() has refused a configuration without a key"  # noqa: S101 - holds by need_key
+    return KeyRing(current.get_secret_value(), None if previous is None else previous.get_secret_value())
 
 
 def _run(main: Coroutine[Any, Any, int]) -> int:

@@ -56,6 +56,7 @@ class MockVendor:
         started: float | None = None,
     ) -> None:
         self.key = key
+        self.url = ""  # known once it listens
         self.requests: list[Recorded] = []
         self._now = now
         self._catalogue = Catalogue(aois=aois, seed=seed, started=now() if started is None else started)
@@ -105,7 +106,8 @@ class MockVendor:
         self._listener = await loop.create_server(server, host, port)
         self._server = server
         bound = self._listener.sockets[0].getsockname()[1]
-        return f"http://{f'[{host}]' if ':' in host else host}:{bound}"
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{bound}"
+        return self.url
 
     async def stop(self) -> None:
         """Stop listening and cut every connection, whatever it is in the middle of."""

@@ -43,7 +43,7 @@ def connect(url: str, timeout: float) -> Client:
                 pool = BlockingConnectionPool.from_url(
                     url, max_connections=_CONNECTIONS, timeout=timeout, retry=_no_retry(), **options
                 )
-                return Redis(connection_pool=pool)
+                return Redis.from_pool(pool)
             case "redis+sentinel":
                 return _sentinel(url, options)
             case "redis+cluster":

@@ -1,0 +1,51 @@
+"""Fixtures that many tests share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from harness import VENDOR_KEY, Play, playing
+from real_redis import RealRedis
+
+from gateway.mock_vendor import MockVendor
+
+
+@pytest.fixture
+async def vendor() -> AsyncIterator[MockVendor]:
+    vendor = MockVendor(key=VENDOR_KEY)
+    await vendor.start()
+    yield vendor
+    await vendor.stop()
+
+
+@pytest.fixture
+def vendor_url(vendor: MockVendor) -> str:
+    return vendor.url
+
+
+@pytest.fixture
+async def play(vendor_url: str) -> AsyncIterator[Play]:
+    """A gateway with default settings, the embedded store, and the stand-in vendor behind it."""
+    async with playing({"upstream.base_url": vendor_url}) as running:
+        yield running
+
+
+@pytest.fixture
+def real_redis(tmp_path: Path) -> Iterator[RealRedis]:
+    server = RealRedis(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """The gateway takes over the root logger; pytest wants it back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)

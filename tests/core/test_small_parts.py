@@ -1,0 +1,76 @@
+"""Teams, retries and the vendor key."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from urllib.parse import quote
+
+import pytest
+
+from gateway.core.options import TeamOptions
+from gateway.core.retry import RetryBudget, backoff
+from gateway.core.teams import Roster, aoi_pattern
+from gateway.keys import KeyRing, VendorKey
+
+
+def test_a_token_finds_its_team_and_no_other() -> None:
+    digests = [hashlib.sha256(token.encode()).hexdigest() for token in ("one", "two", "three")]
+    roster = Roster({"a": TeamOptions(token_sha256=digests[:2]), "b": TeamOptions(token_sha256=digests[2:])})
+    found = [roster.find(token) for token in ("one", "two", "three")]
+    assert [team and team.name for team in found] == ["a", "a", "b"]
+    for stranger in ("", "One", "one ", digests[0], "four", "\udcff"):
+        assert roster.find(stranger) is None
+
+
+@pytest.mark.parametrize(
+    ("patterns", "readable", "hidden"),
+    [
+        (["*"], ["a", "Z-9_"], []),
+        (["a1"], ["a1"], ["A1", "a11", "xa1", ""]),
+        (["a*"], ["a", "a1", "abc"], ["ba", "A1"]),
+        (["*-prod", "x"], ["a-prod", "x"], ["a-prod-2", "xx"]),
+        (["a*c"], ["ac", "abc"], ["ab", "cab"]),
+        ([], [], ["a", ""]),
+    ],
+)
+def test_aoi_patterns_are_anchored_and_case_sensitive(
+    patterns: list[str], readable: list[str], hidden: list[str]
+) -> None:
+    pattern = aoi_pattern(patterns)
+    assert all(pattern.fullmatch(aoi_id) for aoi_id in readable)
+    assert not any(pattern.fullmatch(aoi_id) for aoi_id in hidden)
+
+
+def test_retries_are_a_share_of_calls_and_some_to_start_with() -> None:
+    budget = RetryBudget(0.1)
+    assert sum(budget.take() for _ in range(100)) == 10
+    for _ in range(1000):
+        budget.called()
+    assert sum(budget.take() for _ in range(1000)) in (99, 100)  # tenths do not add up exactly
+
+
+@pytest.mark.parametrize(
+    ("attempt", "chance", "seconds"), [(1, 0.0, 0.0), (1, 0.5, 0.05), (2, 0.5, 0.1), (10, 0.5, 1.0)]
+)
+def test_backoff_doubles_is_jittered_and_has_an_end(attempt: int, chance: float, seconds: float) -> None:
+    assert backoff(attempt, chance) == pytest.approx(seconds)
+
+
+def test_the_key_hides_and_is_found_in_every_form() -> None:
+    value = "a+b/c==d e"
+    key = VendorKey(value)
+    assert value not in f"{key} {key!r} {KeyRing(value)} {KeyRing(value)!r} {vars(KeyRing(value))}"
+    for form in (
+        value, quote(value, safe=""), base64.b64encode(value.encode()).decode(),
+        base64.urlsafe_b64encode(value.encode()).decode().rstrip("="),
+    ):  # fmt: skip
+        data = f'{{"x":"{form}"}}'.encode()
+        assert key.stands_in(data)
+        assert key.withhold(data) == b'{"x":"[withheld]"}'
+    assert not key.stands_in(b"something else")
+
+
+def test_the_previous_key_is_tried_second_and_only_if_it_differs() -> None:
+    assert [key.reveal() for key in KeyRing("new", "old").in_order()] == ["new", "old"]
+    assert [key.reveal() for key in KeyRing("new", "new").in_order()] == ["new"]

@@ -1,0 +1,235 @@
+"""What plays are made of: a real gateway on a real socket, a client, and what can be read off both.
+
+The gateway runs in the test's own loop, so that a test may hand it a clock; plays about processes start
+`pixxel-gateway` itself (see `spawn`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from gateway.app import Gateway, Sockets
+from gateway.clock import SystemClock
+from gateway.logs import LineWriter, configure
+from gateway.run import key_ring
+from gateway.settings import load
+
+ROOT = Path(__file__).parents[1]
+# Held by no file, and odd enough to be found wherever it leaks: the slash and the plus change when encoded.
+VENDOR_KEY = "k3y/With+Odd=Characters.0123456789"
+
+
+class SteeredClock(SystemClock):
+    """Real time, moved on by hand: expiry is a matter of `skip`, not of waiting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.skipped = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.skipped
+
+    def skip(self, seconds: float) -> None:
+        self.skipped += seconds
+
+
+@dataclass
+class Reply:
+    """An answer, read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        return str(self.json["error"]["code"])
+
+    @property
+    def details(self) -> dict[str, Any]:
+        details: dict[str, Any] = self.json["error"]["details"]
+        return details
+
+    @property
+    def cache(self) -> str:
+        return self.headers["Cache-Status"].removeprefix("pixxel-gateway; ")
+
+
+@dataclass
+class Play:
+    """A running gateway and a client of it."""
+
+    url: str
+    ops_url: str
+    port: int
+    clock: SteeredClock
+    gateway: Gateway
+    session: aiohttp.ClientSession
+    log: io.BytesIO
+    writer: LineWriter
+    client_headers: dict[str, str] = field(default_factory=dict)
+
+    async def get(self, path: str, *, method: str = "GET", headers: Mapping[str, str] | None = None) -> Reply:
+        """Send a request whose path goes out exactly as it stands here."""
+        from yarl import URL  # noqa: PLC0415
+
+        sent = {"Accept-Encoding": "identity", **self.client_headers, **(headers or {})}
+        url = URL(self.url + path, encoded=True)
+        async with self.session.request(method, url, headers=sent, allow_redirects=False) as response:
+            return Reply(response.status, response.headers.copy(), await response.read())
+
+    async def page(self, aoi_id: str, query: str = "", **headers: str) -> Reply:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.get(f"/v0/aois/{aoi_id}/assets{query}", headers=named)
+
+    async def raw(self, data: bytes, *, seconds: float = 5.0) -> bytes:
+        """Send bytes on a connection of their own and read until the gateway closes it, or `seconds` are over."""
+        return await talk(self.port, data, seconds=seconds)
+
+    async def metrics(self) -> dict[str, float]:
+        async with self.session.get(self.ops_url + "/metrics") as response:
+            return parse_metrics(await response.text())
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        self.writer.close()
+        return [json.loads(line) for line in self.log.getvalue().splitlines()]
+
+
+async def talk(port: int, data: bytes, *, seconds: float = 5.0) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    received = b""
+    try:
+        writer.write(data)
+        async with asyncio.timeout(seconds):
+            while piece := await reader.read(65_536):
+                received += piece
+    except (TimeoutError, ConnectionError):
+        pass
+    finally:
+        writer.close()
+    return received
+
+
+def parse_metrics(text: str) -> dict[str, float]:
+    """Series by `name{labels}` as they stand in the exposition."""
+    pairs = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
+    return {series: float(value) for series, value in pairs}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+@asynccontextmanager
+async def playing(
+    flags: Mapping[str, Any],
+    *,
+    environ: Mapping[str, str] | None = None,
+    client_headers: dict[str, str] | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[Play]:
+    """Start a gateway with these settings over the defaults, on free ports."""
+    ops = flags.get("ops.port") is not None
+    settings = load(
+        environ=environ or {}, flags={"upstream.api_key": VENDOR_KEY, "server.port": 0, **flags}, use_file=False
+    ).settings
+    keys = key_ring(settings)
+    log = io.BytesIO()
+    writer = LineWriter(log, keys.withhold)
+    configure(writer, "json", settings.log.level)
+    clock = SteeredClock()
+    gateway = Gateway(settings, keys, writer, "json", clock=clock, chance=lambda: 0.0)
+    sockets = Sockets(socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0)) if ops else None)
+    await gateway.start(sockets)
+    port = sockets.client.getsockname()[1]
+    scheme = "http" if settings.server.tls_cert_file is None else "https"
+    url = f"{scheme}://127.0.0.1:{port}"
+    ops_url = f"http://127.0.0.1:{sockets.ops.getsockname()[1]}" if sockets.ops else url
+    session = aiohttp.ClientSession(
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        connector=aiohttp.TCPConnector(limit=0, ssl=tls or False),
+    )
+    try:
+        yield Play(url, ops_url, port, clock, gateway, session, log, writer, client_headers or {})
+    finally:
+        await session.close()
+        await gateway.stop(drain=False)
+        writer.close()
+
+
+@dataclass
+class Process:
+    """A gateway, or another command, as a process of its own."""
+
+    process: subprocess.Popen[bytes]
+    lines: list[str] = field(default_factory=list)
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """Read standard output until a line matches."""
+        assert self.process.stdout is not None
+        for raw in self.process.stdout:
+            line = raw.decode()
+            self.lines.append(line)
+            if found := re.search(pattern, line):
+                return found
+        raise AssertionError(f"{pattern!r} never came; it said: {''.join(self.lines)}")
+
+    def end(self, number: signal.Signals = signal.SIGTERM, *, seconds: float = 20.0) -> int:
+        """Send a signal, read what it still says, and give its exit code."""
+        self.process.send_signal(number)
+        out, _ = self.process.communicate(timeout=seconds)
+        self.lines += (out or b"").decode().splitlines(keepends=True)
+        return self.process.returncode
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "gateway", *arguments]
+
+
+def clean_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment without settings of whoever runs the tests, and with these."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    return {**kept, "PYTHONUNBUFFERED": "1", **(environ or {})}
+
+
+def spawn(*arguments: str, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Process:
+    """Start `pixxel-gateway` with these arguments; what it writes is one stream."""
+    return Process(
+        subprocess.Popen(
+            command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            bufsize=0,  # lines are read one by one first, and the rest at the end
+            env=clean_environment(environ), cwd=cwd or ROOT,
+        )
+    )  # fmt: skip
+
+
+def run(
+    *arguments: str, environ: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `pixxel-gateway` with these arguments to its end."""
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=30, check=False,
+        env=clean_environment(environ), cwd=cwd or ROOT,
+    )  # fmt: skip

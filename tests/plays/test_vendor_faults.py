@@ -1,0 +1,201 @@
+"""The vendor misbehaves: a client gets one clear error, nothing bad is stored, and the number of calls is known."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from harness import VENDOR_KEY, Play, free_port, playing
+
+from gateway.mock_vendor import MockVendor
+
+QUICK = {"upstream.connect_timeout": 1, "upstream.attempt_timeout": 0.5, "upstream.deadline": 0.8}
+
+
+@pytest.fixture
+async def quick(vendor: MockVendor) -> AsyncIterator[Play]:
+    async with playing({"upstream.base_url": vendor.url, **QUICK}) as running:
+        yield running
+
+
+def page(assets: str, pagination: str = '"pagination":{"total":1,"offset":0,"limit":10}') -> str:
+    return f'{{"assets":{assets},{pagination}}}'
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "status", "code", "calls"),
+    [
+        ({"status": 500}, 500, "upstream_error", 2),
+        ({"status": 502}, 502, "upstream_error", 2),
+        ({"status": 503}, 503, "upstream_error", 2),
+        ({"status": 504}, 504, "upstream_error", 2),
+        ({"status": 501}, 502, "upstream_invalid", 1),
+        ({"status": 503, "retry_after": 5}, 503, "upstream_rate_limited", 1),
+        ({"status": 429, "retry_after": 5}, 503, "upstream_rate_limited", 1),
+        ({"status": 429, "retry_after": "x"}, 503, "upstream_rate_limited", 1),
+        ({"status": 401}, 502, "upstream_auth", 1),
+        ({"status": 403}, 502, "upstream_auth", 1),
+        ({"status": 206}, 502, "upstream_invalid", 1),
+        ({"status": 204}, 502, "upstream_invalid", 1),
+        ({"status": 304}, 502, "upstream_invalid", 1),
+        ({"status": 999}, 502, "upstream_invalid", 1),
+        ({"status": 99}, 502, "upstream_invalid", 1),
+        ({"redirect_to": "http://127.0.0.1:9/"}, 502, "upstream_invalid", 1),
+        ({"garbage": True}, 502, "upstream_invalid", 1),
+        ({"garbage": "<html>"}, 502, "upstream_invalid", 1),
+        ({"garbage": page('[{"aoi_id":"somebody-elses"}]')}, 502, "upstream_invalid", 1),
+        ({"garbage": page('[{"x":NaN}]')}, 502, "upstream_invalid", 1),
+        ({"garbage": "\ufeff" + page("[]")}, 502, "upstream_invalid", 1),
+        ({"garbage": page('[{"x":' + "[" * 100_000 + "]" * 100_000 + "}]")}, 502, "upstream_invalid", 1),
+        ({"garbage": page('[{"x":' + "1" * 5000 + "}]")}, 502, "upstream_invalid", 1),
+        ({"garbage": page(f'[{{"x":"{VENDOR_KEY}"}}]')}, 502, "upstream_invalid", 1),
+        ({"garbage": '{"error":{"code":"x","message":"y","details":null}}'}, 502, "upstream_invalid", 1),
+        ({"gzip_bomb": True}, 502, "upstream_too_large", 1),
+        ({"truncate": True}, 502, "upstream_invalid", 2),
+        ({"reset_after_bytes": 100}, 502, "upstream_invalid", 2),
+        ({"hang": True}, 504, "upstream_timeout", 2),
+        ({"trickle": True}, 504, "upstream_timeout", 2),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+async def test_a_failure_with_nothing_at_hand(
+    quick: Play, vendor: MockVendor, behaviour: dict[str, Any], status: int, code: str, calls: int
+) -> None:
+    aoi_id = vendor.aoi_ids[2]
+    vendor.set_behaviour(**behaviour)
+    reply = await quick.page(aoi_id)
+    assert (reply.status, reply.code) == (status, code)
+    assert reply.headers["Cache-Control"] == "no-store"
+    assert reply.details["request_id"] == reply.headers["X-Request-Id"]
+    assert ("Retry-After" in reply.headers) == (code == "upstream_rate_limited")
+    if code == "upstream_error":
+        assert reply.details["upstream_status"] == status
+    assert len(vendor.requests) == calls
+    assert VENDOR_KEY not in reply.body.decode()
+    vendor.reset()
+    assert (await quick.page(aoi_id)).cache == "fwd=miss; fwd-status=200; stored"  # nothing bad was kept
+
+
+async def test_a_failure_leaves_the_last_good_page(quick: Play, vendor: MockVendor) -> None:
+    aoi_id = vendor.aoi_ids[2]
+    good = await quick.page(aoi_id)
+    for behaviour in ({"garbage": True}, {"status": 401}, {"truncate": True}, {"status": 429}, {"hang": True}):
+        quick.clock.skip(1000)
+        vendor.set_behaviour(**behaviour)
+        old = await quick.page(aoi_id)
+        assert (old.status, old.body) == (200, good.body)
+        assert old.cache.endswith("detail=stale-if-error")
+
+
+async def test_one_bad_answer_is_tried_again_within_the_request(play: Play, vendor: MockVendor) -> None:
+    for behaviour in ({"status": 502}, {"truncate": True}, {"reset_after_bytes": 0}):
+        play.clock.skip(100_000)
+        vendor.reset()
+        vendor.set_behaviour(**behaviour, times=1)
+        assert (await play.page(vendor.aoi_ids[2])).status == 200
+        assert len(vendor.requests) == 2
+    metrics = await play.metrics()
+    assert metrics['gateway_upstream_retries_total{reason="502"}'] == 1
+    assert metrics['gateway_upstream_retries_total{reason="reset"}'] == 2
+
+
+async def test_a_hang_ends_at_the_deadline(quick: Play, vendor: MockVendor) -> None:
+    vendor.set_behaviour(hang=True)
+    began = time.monotonic()
+    replies = await asyncio.gather(*(quick.page(vendor.aoi_ids[2]) for _ in range(5)))
+    assert [reply.status for reply in replies] == [504] * 5
+    assert 0.75 < time.monotonic() - began < 2.5  # the deadline is 0.8 s; the machine may be busy
+
+
+async def test_patience_ends_before_the_deadline_where_an_old_page_is_at_hand(vendor: MockVendor) -> None:
+    aoi_id = vendor.aoi_ids[2]
+    async with playing({"upstream.base_url": vendor.url, "upstream.patience": 0.1}) as play:
+        good = await play.page(aoi_id)
+        play.clock.skip(1000)
+        vendor.set_behaviour(delay=0.6)
+        old = await play.page(aoi_id)
+        assert (old.body, old.cache) == (good.body, "fwd=stale; detail=stale-if-error")
+        # The fetch went on, and is stored once it lands.
+        async with asyncio.timeout(10):
+            while not (reply := await play.page(aoi_id)).cache.startswith("hit"):
+                await asyncio.sleep(0.05)
+        assert reply.headers["Age"] == "0"
+        assert len(vendor.requests) == 2
+
+
+@pytest.mark.parametrize("base_url", ["http://127.0.0.1:{port}", "http://no-such-host.invalid"])
+async def test_nobody_there_is_502(base_url: str) -> None:
+    async with playing({"upstream.base_url": base_url.format(port=free_port())}) as play:
+        reply = await play.page("a1")
+        assert (reply.status, reply.code) == (502, "upstream_unreachable")
+        assert (await play.metrics())['gateway_upstream_requests_total{code="connect"}'] == 2
+
+
+async def test_the_previous_key_bridges_a_rotation(vendor: MockVendor) -> None:
+    flags = {"upstream.base_url": vendor.url, "upstream.api_key": "new", "upstream.previous_api_key": VENDOR_KEY}
+    async with playing(flags) as play:
+        assert (await play.page(vendor.aoi_ids[2])).status == 200
+        assert (await play.metrics())["gateway_upstream_key_refusals_total"] == 1
+    assert [dict(request.headers)["Authorization"] for request in vendor.requests] == ["new", VENDOR_KEY]
+
+
+@pytest.mark.parametrize("status", [400, 409, 422])
+async def test_another_4xx_passes_with_its_envelope_and_is_not_stored(
+    play: Play, vendor: MockVendor, status: int
+) -> None:
+    vendor.set_behaviour(status=status)
+    for _ in range(2):
+        reply = await play.page(vendor.aoi_ids[2])
+        assert reply.status == status
+        assert set(reply.json["error"]) == {"code", "message", "details"}
+        assert reply.details["request_id"] == reply.headers["X-Request-Id"]
+    assert len(vendor.requests) == 2
+
+
+async def test_an_error_that_echoes_the_key_is_not_passed_on(play: Play, vendor: MockVendor) -> None:
+    envelope = f'{{"error":{{"code":"c","message":"bad key {VENDOR_KEY}","details":{{"sent":"{VENDOR_KEY}"}}}}}}'
+    for status in (400, 404):
+        vendor.set_behaviour(status=status, garbage=envelope)
+        reply = await play.page(f"a{status}")
+        assert reply.status == status
+        assert VENDOR_KEY.encode() not in reply.body
+
+
+async def test_places_and_queue_are_bounded(vendor: MockVendor) -> None:
+    flags = {"upstream.base_url": vendor.url, "upstream.max_concurrency": 2, "upstream.max_queue": 3}
+    async with playing(flags) as play:
+        vendor.set_behaviour(delay=0.3)
+        replies = await asyncio.gather(*(play.page(vendor.aoi_ids[2], f"?offset={n}") for n in range(10)))
+        refused = [reply for reply in replies if reply.status == 503]
+        assert len(refused) == 5
+        assert {reply.code for reply in refused} == {"overloaded"}
+        assert all(int(reply.headers["Retry-After"]) >= 1 for reply in refused)
+        metrics = await play.metrics()
+        assert metrics["gateway_upstream_in_flight"] == metrics["gateway_upstream_queued"] == 0
+
+
+async def test_a_thousand_askers_are_one_call_and_share_an_error(play: Play, vendor: MockVendor) -> None:
+    vendor.set_behaviour(delay=0.2)
+    replies = await asyncio.gather(*(play.page(vendor.aoi_ids[2]) for _ in range(200)))
+    assert {reply.status for reply in replies} == {200}
+    assert sum(reply.cache.endswith("collapsed") for reply in replies) == 199
+    assert len(vendor.requests) == 1
+    vendor.reset()
+    vendor.set_behaviour(delay=0.2, status=501)
+    replies = await asyncio.gather(*(play.page(vendor.aoi_ids[3]) for _ in range(200)))
+    assert {reply.status for reply in replies} == {502}
+    assert len(vendor.requests) == 1
+
+
+async def test_a_leader_that_leaves_takes_nobody_along(play: Play, vendor: MockVendor) -> None:
+    vendor.set_behaviour(delay=0.3)
+    leader = asyncio.create_task(play.page(vendor.aoi_ids[2]))
+    while not vendor.requests:
+        await asyncio.sleep(0)
+    followers = [asyncio.create_task(play.page(vendor.aoi_ids[2])) for _ in range(5)]
+    leader.cancel()
+    assert {(await follower).status for follower in followers} == {200}
+    assert len(vendor.requests) == 1

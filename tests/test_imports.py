@@ -1,0 +1,88 @@
+"""Imports point one way: cli -> app -> web -> cache -> {stores, flights, upstream} -> core (see the layout in README.md)."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "gateway"
+
+# What each room may import of the others. Only `run` and `app` see everything below the command line.
+ALLOWED: dict[str, set[str]] = {
+    "__main__": {"cli"},
+    "cli": {"run", "settings", "core", "tokens", "health", "web"},
+    "run": {"app", "settings", "mock_vendor", "logs", "keys", "health", "stores"},
+    "app": {"settings", "web", "cache", "stores", "flights", "upstream", "metrics", "journal", "logs", "keys", "clock", "core"},
+    "web": {"cache", "core", "clock", "logs"},
+    "cache": {"stores", "flights", "core", "clock"},
+    "stores": {"core", "clock"},
+    "flights": {"core", "clock"},
+    "upstream": {"core", "clock", "keys"},
+    "settings": {"core"},
+    "metrics": {"core"},
+    "journal": {"core", "clock"},
+    "logs": {"core"},
+    "health": {"core"},
+    "tokens": {"core"},
+    "keys": set(),
+    "clock": set(),
+    "mock_vendor": set(),
+    "core": set(),
+}  # fmt: skip
+
+# Libraries that have one home, or a few.
+HOMES = {
+    "redis": {"stores"},
+    "prometheus_client": {"metrics", "app"},
+    "cachetools": {"stores"},
+    "structlog": {"logs"},
+    "jinja2": {"web"},
+    "aiohttp": {"web", "upstream", "mock_vendor"},
+}
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide where they point"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    here = room(path)
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "gateway" and parts[1] != "__version__":
+            assert parts[1] == here or parts[1] in ALLOWED[here], f"{here} imports {name}"
+        elif parts[0] in HOMES:
+            assert here in HOMES[parts[0]], f"{here} imports {name}"
+        elif here == "core":
+            allowed = {"pydantic", "msgspec", "isal"}
+            assert parts[0] in sys.stdlib_module_names | allowed, f"core imports {name}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_time_chance_and_environment_come_from_one_place(path: Path) -> None:
+    wanted = {"time": {"clock", "mock_vendor"}, "random": {"app", "mock_vendor"}}
+    for name in imports(path):
+        top = name.split(".")[0]
+        assert room(path) in wanted.get(top, {room(path)}), f"{path.name} imports {top}"
+    if room(path) != "cli":
+        assert "os.environ" not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_is_one_noun(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 310
