@@ -21,10 +21,11 @@ from gateway.core.hosts import is_loopback
 from gateway.core.query import QueryRules, key_scope
 from gateway.core.teams import Roster
 from gateway.journal import Journal
-from gateway.keys import KeyRing
+from gateway.key_files import follow
+from gateway.keys import KeyRing, Slot
 from gateway.logs import LineWriter
 from gateway.metrics import Metrics
-from gateway.settings import Settings
+from gateway.settings import Settings, read_secret
 from gateway.stores.base import Store
 from gateway.stores.memory import MemoryStore
 from gateway.stores.redis import RedisStore
@@ -70,6 +71,7 @@ class Gateway:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._settings = settings
+        self._keys = keys
         self._clock = clock = clock or SystemClock()
         self._metrics = Metrics(CollectorRegistry(), settings.teams)
         self._sinks: list[Callable[[NamedTuple], None]] = [self._metrics.observe, Journal(clock).observe]
@@ -107,6 +109,7 @@ class Gateway:
         if self._uses_redis():
             self._run(self._heartbeat())
         self._run(self._measure_lag())
+        self._follow_key_files()
         for listener in self._listeners:
             await listener.start()
         self._lifecycle.state = "ready"
@@ -130,6 +133,13 @@ class Gateway:
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))
+
+    def _follow_key_files(self) -> None:
+        options = self._settings.upstream
+        slots: dict[Slot, str | None] = {"current": options.api_key_file, "previous": options.previous_api_key_file}
+        for slot, path in slots.items():
+            if path is not None:
+                self._run(follow(path, slot, self._keys, read=read_secret, clock=self._clock, observe=self._observe))
 
     def _uses_redis(self) -> bool:
         return not self._settings.cache_url.get_secret_value().startswith("memory://")

@@ -7,9 +7,15 @@ to know how a key is sent (`upstream`) and where it was configured (`settings`).
 from __future__ import annotations
 
 import base64
+from typing import Literal
 from urllib.parse import quote, quote_plus
 
 WITHHELD = b"[withheld]"
+
+Slot = Literal["current", "previous"]
+
+# How many keys that were replaced are still looked for in what goes out.
+_RETIRED_KEYS = 4
 
 
 class VendorKey:
@@ -61,22 +67,40 @@ class KeyRing:
     """The current key, and the one before it while a rotation is under way."""
 
     def __init__(self, current: str, previous: str | None = None) -> None:
-        self.current = VendorKey(current)
-        self.previous = None if previous is None else VendorKey(previous)
+        self._current = VendorKey(current)
+        self._previous = None if previous is None else VendorKey(previous)
+        self._retired: tuple[VendorKey, ...] = ()
 
     def in_order(self) -> tuple[VendorKey, ...]:
         """The keys to try, the current one first."""
-        if self.previous is None or self.previous == self.current:
-            return (self.current,)
-        return (self.current, self.previous)
+        if self._previous is None or self._previous == self._current:
+            return (self._current,)
+        return (self._current, self._previous)
+
+    def replace(self, slot: Slot, value: str) -> bool:
+        """Put another key in its place; whether that changes anything.
+
+        The one that goes is still withheld: an answer, or a line of the log, may come late.
+        """
+        old = self._current if slot == "current" else self._previous
+        new = VendorKey(value)
+        if new == old:
+            return False
+        if old is not None:
+            self._retired = (old, *self._retired)[:_RETIRED_KEYS]
+        if slot == "current":
+            self._current = new
+        else:
+            self._previous = new
+        return True
 
     def stands_in(self, data: bytes) -> bool:
         """Whether any key stands in the bytes, in any form."""
-        return any(key.stands_in(data) for key in self.in_order())
+        return any(key.stands_in(data) for key in (*self.in_order(), *self._retired))
 
     def withhold(self, data: bytes) -> bytes:
         """The bytes without any key."""
-        for key in self.in_order():
+        for key in (*self.in_order(), *self._retired):
             data = key.withhold(data)
         return data
 

@@ -1,4 +1,4 @@
-"""Imports point one way: cli -> app -> web -> cache -> {stores, flights, upstream} -> core (see the layout in README.md)."""
+"""Imports point one way: cli -> app -> web -> cache -> {stores, flights, upstream} -> core."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {"run", "settings", "core", "tokens", "health", "web"},
     "run": {"app", "settings", "mock_vendor", "logs", "keys", "health", "stores"},
-    "app": {"settings", "web", "cache", "stores", "flights", "upstream", "metrics", "journal", "logs", "keys", "clock", "core"},
+    "app": {"settings", "web", "cache", "stores", "flights", "upstream", "metrics", "journal", "logs"}
+    | {"keys", "key_files", "clock", "core"},
     "web": {"cache", "core", "clock", "logs"},
     "cache": {"stores", "flights", "core", "clock"},
     "stores": {"core", "clock"},
@@ -29,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "health": {"core"},
     "tokens": {"core"},
     "keys": set(),
+    "key_files": {"keys", "core", "clock"},
     "clock": set(),
     "mock_vendor": set(),
     "core": set(),

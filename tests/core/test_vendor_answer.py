@@ -87,9 +87,20 @@ def test_an_envelope_that_quotes_the_key_keeps_none_of_its_words() -> None:
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
-        (None, None), ("5", 5), (" 7 ", 7), ("0", 1), ("1000000000", 60), ("9" * 40, 60), ("x", None), ("-1", None), ("1.5", None),
-        ("Wed, 14 Oct 2026 17:46:50 GMT", 10), ("Wed, 14 Oct 2020 17:46:50 GMT", 1), ("Wed, 14 Oct 2030 17:46:50 GMT", 60), ("", None),
+        (None, None),
+        ("5", 5),
+        (" 7 ", 7),
+        ("0", 1),
+        ("1000000000", 60),
+        ("9" * 40, 60),
+        ("x", None),
+        ("-1", None),
+        ("1.5", None),
+        ("Wed, 14 Oct 2026 17:46:50 GMT", 10),
+        ("Wed, 14 Oct 2020 17:46:50 GMT", 1),
+        ("Wed, 14 Oct 2030 17:46:50 GMT", 60),
+        ("", None),
     ],
-)  # fmt: skip
+)
 def test_retry_after(value: str | None, seconds: float | None) -> None:
     assert parse_retry_after(value, NOW) == seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from typing import Any
 from urllib.parse import quote
 
 import http_sf
@@ -15,8 +16,19 @@ from redis.asyncio import Redis
 from gateway.mock_vendor import MockVendor
 
 FIELDS = {
-    "ts", "request_id", "team", "client", "method", "route", "aoi_id", "status", "cache", "bytes", "duration_ms", "upstream_ms",
-}  # fmt: skip
+    "ts",
+    "request_id",
+    "team",
+    "client",
+    "method",
+    "route",
+    "aoi_id",
+    "status",
+    "cache",
+    "bytes",
+    "duration_ms",
+    "upstream_ms",
+}
 
 
 async def test_requests_pages_and_vendor_calls_are_counted(play: Play, vendor: MockVendor) -> None:
@@ -100,7 +112,7 @@ async def test_cache_status_is_a_structured_field(play: Play, vendor: MockVendor
     vendor.set_behaviour(status=503)
     replies.append(await play.page(aoi_id))
     for reply in replies:
-        parsed = http_sf.parse(reply.headers["Cache-Status"].encode(), tltype="list")
+        parsed: Any = http_sf.parse(reply.headers["Cache-Status"].encode(), tltype="list")
         assert str(parsed[0][0]) == "pixxel-gateway"
 
 
@@ -172,8 +184,10 @@ async def test_the_key_is_nowhere(vendor: MockVendor, real_redis: RealRedis) -> 
                 reply = await play.get(path, headers={"X-Request-Id": "id"})
                 seen += [reply.body, str(reply.headers).encode()]
         async with Redis.from_url(real_redis.url) as raw:
-            for name in await raw.keys():
-                seen += [name, await raw.get(name)]
+            names: list[Any] = await raw.keys()
+            for name in names:
+                value: Any = await raw.get(name)
+                seen += [name, value]
         play.writer.close()
         seen.append(play.log.getvalue())
     assert len(seen) > 60
