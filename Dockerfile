@@ -4,8 +4,8 @@
 #   docker run --rm --publish 127.0.0.1:8080:8080 \
 #     --env GATEWAY_UPSTREAM__API_KEY --env GATEWAY_AUTH__MODE=open pixxel-gateway
 #
-# It listens on every address of the container, so that it refuses to start until it is told who is let in: everybody, as
-# above, or teams. Settings come from the environment, or from a gateway.toml in a directory that is mounted at
+# It listens on every address of the container, so that it refuses to start until it is told who is let in: everybody,
+# as above, or teams. Settings come from the environment, or from a gateway.toml in a directory that is mounted at
 # /etc/pixxel-gateway/config.
 #
 # deploy/compose.yml adds Redis and Prometheus.

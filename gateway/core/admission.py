@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from gateway.core.cache_control import VendorCaching
@@ -10,6 +11,7 @@ from gateway.core.listing import Listing, generation_name
 from gateway.core.options import Lifetimes
 from gateway.core.policy import not_found_lifetime, page_lifetime
 from gateway.core.query import AssetsQuery
+from gateway.core.signed_urls import last_use, link_expiries
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,11 @@ def admit(query: AssetsQuery, key: str, fetched: Fetched, lifetimes: Lifetimes, 
         lifetime = page_lifetime(listing, fetched.caching, lifetimes, chance)
         generation = generation_name(query.aoi_id, repr(query.filters), listing.total)
     expires = fetched.arrived + lifetime.fresh
+    rule, end = lifetime.rule, math.inf
+    # Links that were dead on arrival cannot be saved by a shorter life, and would make every page a miss.
+    if alive := [ends for ends in link_expiries(fetched.body) if ends > fetched.arrived]:
+        end = last_use(min(alive), fetched.arrived, lifetimes.url_margin)
+        rule = "url" if end < expires else rule
     return Entry(
         key=key,
         status=fetched.status,
@@ -45,10 +52,10 @@ def admit(query: AssetsQuery, key: str, fetched: Fetched, lifetimes: Lifetimes, 
         gzipped=None if listing is None else compress(fetched.body),
         etag=entity_tag(fetched.body),
         generation=generation,
-        rule=lifetime.rule,
+        rule=rule,
         started=fetched.started,
         born=fetched.arrived - fetched.caching.age,
-        fresh_until=expires,
-        grace_until=expires + lifetime.grace,
-        keep_until=expires + lifetime.keep,
+        fresh_until=min(expires, end),
+        grace_until=min(expires + lifetime.grace, end),
+        keep_until=min(expires + lifetime.keep, end),
     )

@@ -27,7 +27,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from gateway.web.framing import MAX_HEAD_BYTES, head_too_large, parser_problem, refused
+from gateway.web.framing import MAX_HEAD_BYTES, parser_problem, refused, unknown_version
 from gateway.web.problems import Problem
 
 Request = tuple[RawRequestMessage, StreamReader]
@@ -89,16 +89,18 @@ class StrictParser:
         except HttpProcessingError as error:
             return self._unreadable(parser_problem(error))
         if upgraded:
-            self._parser.set_upgraded(False)  # noqa: FBT003 - aiohttp's signature
+            self._parser.set_upgraded(False)
         if len(self._head) > MAX_HEAD_BYTES:
-            return self._unreadable(head_too_large())
+            return self._unreadable(
+                refused(431, "headers_too_large", f"a request's head has at most {MAX_HEAD_BYTES} bytes")
+            )
         if not requests:
             return None
         line = _REQUEST_LINE.match(self._head)
         if line is None:
             return self._unreadable(refused(400, "bad_request", "the request line is not valid HTTP/1.1"))
         if line[1] not in (b"1.0", b"1.1"):
-            return self._unreadable(refused(505, "http_version_not_supported", "HTTP/1.1 is spoken here"))
+            return self._unreadable(unknown_version())
         self._head = b""
         message: RawRequestMessage
         message, content = requests[0]

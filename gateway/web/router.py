@@ -21,7 +21,7 @@ from gateway.web.assets import Assets
 from gateway.web.auth import Authenticator
 from gateway.web.cors import Cors
 from gateway.web.exchange import ClientNames, Exchange, request_id_of
-from gateway.web.framing import Target, check, parser_problem
+from gateway.web.framing import Target, check
 from gateway.web.problems import INTERNAL_ERROR, Problem, problem_of, render
 
 # nginx's number for "the client went away before it had an answer"; it is never sent.
@@ -88,22 +88,13 @@ class Router:
             self._served(exchange, response, began)
         return self._finished(request, exchange, response)
 
-    def reject(self, request: web.BaseRequest, error: BaseException | None) -> web.Response:
-        """The answer to what the parser refused, counted and logged like any other."""
-        exchange = self._exchange(request)
-        exchange.route, exchange.method = "invalid", "other"
-        response = render(parser_problem(error), exchange.request_id)
-        self._observe(RequestBegan())
-        self._served(exchange, response, self._clock.monotonic())
-        self._finished(request, exchange, response)
-        response.force_close()
-        return response
-
     def _exchange(self, request: web.BaseRequest) -> Exchange:
         return Exchange(request_id_of(request), request.method, self._clients.name(request))
 
     async def _answer(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
+        exchange.route = "invalid"
         target = check(request, loopback_only=self._loopback_only)
+        exchange.route = "unknown"
         if self._assets is not None and self._assets.owns(target.path):
             exchange.route = "assets"
             if request.method == "OPTIONS" and (preflight := self._cors.preflight(request)) is not None:
@@ -129,11 +120,8 @@ class Router:
     @staticmethod
     def _check_method(request: web.BaseRequest, methods: tuple[str, ...]) -> None:
         if request.method not in methods:
-            # A refused body would have to be read to its end to find the next request, so the connection goes too.
-            raise Problem(
-                405, "method_not_allowed", f"this takes {' and '.join(methods)}", headers={"Allow": ", ".join(methods)},
-                close=request.body_exists,
-            )  # fmt: skip
+            allow = {"Allow": ", ".join(methods)}
+            raise Problem(405, "method_not_allowed", f"this takes {' and '.join(methods)}", headers=allow)
 
     def _failed(self, error: Exception, exchange: Exchange) -> web.Response:
         problem = problem_of(error)

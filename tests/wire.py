@@ -1,0 +1,66 @@
+"""Requests as bytes on a socket, and what came back, for what no client library would send."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One response, taken apart by hand."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def error(self) -> dict[str, Any]:
+        error: dict[str, Any] = json.loads(self.body)["error"]
+        return error
+
+
+def request(
+    *lines: bytes, method: bytes = b"GET", path: bytes = b"/v0/aois/shown/assets", version: bytes = b"HTTP/1.1",
+    host: bytes | None = b"localhost", body: bytes = b"",
+) -> bytes:  # fmt: skip
+    """Put a request together without judging any part of it."""
+    head = [b" ".join((method, path, version))]
+    if host is not None:
+        head.append(b"Host: " + host)
+    return b"\r\n".join((*head, *lines, b"", b"")) + body
+
+
+async def until_closed(port: int, pieces: bytes | Iterable[bytes], *, seconds: float = 5.0) -> bytes:
+    """Send, and read until the other side closes, which it must do in time and without a reset."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for piece in (pieces,) if isinstance(pieces, bytes) else pieces:
+            writer.write(piece)
+            await asyncio.sleep(0)
+        async with asyncio.timeout(seconds):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+def answers(received: bytes) -> list[Answer]:
+    """Every response in what was received; all of ours but those to HEAD say how long they are."""
+    found = []
+    while received:
+        head, separator, rest = received.partition(b"\r\n\r\n")
+        assert separator, received
+        line, *fields = head.decode("ascii").split("\r\n")
+        match = re.fullmatch(r"HTTP/1\.[01] ([0-9]{3}) [A-Za-z ]+", line)
+        assert match, line
+        headers = dict(field.split(": ", 1) for field in fields)
+        assert len(headers) == len(fields), "a header stands twice"
+        length = int(headers.get("Content-Length", 0))
+        assert len(rest) >= length or not rest, "a body is cut"
+        found.append(Answer(int(match[1]), headers, rest[:length]))
+        received = rest[length:]
+    return found
