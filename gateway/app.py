@@ -7,7 +7,7 @@ import logging
 import random
 import ssl
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from functools import partial
 from socket import socket
 from typing import Any, Literal, NamedTuple
 
@@ -15,11 +15,11 @@ from prometheus_client import CollectorRegistry
 
 from gateway.cache import Cache
 from gateway.clock import Clock, SystemClock
-from gateway.core.errors import StoreDown
 from gateway.core.facts import KeyLoaded, LoopLag
 from gateway.core.hosts import is_loopback
 from gateway.core.query import QueryRules, key_scope
 from gateway.core.teams import Roster
+from gateway.flights.lease import Alone, Leases, Turns
 from gateway.journal import Journal
 from gateway.key_files import follow
 from gateway.keys import KeyRing, Slot
@@ -27,12 +27,15 @@ from gateway.logs import LineWriter
 from gateway.metrics import Metrics
 from gateway.settings import Settings, read_secret
 from gateway.stores.base import Store
-from gateway.stores.memory import MemoryStore
+from gateway.stores.memory import MemoryStore, Shelves
 from gateway.stores.redis import RedisStore
+from gateway.stores.redis_calls import RedisCalls
 from gateway.stores.redis_client import connect
 from gateway.stores.tiered import TieredStore
+from gateway.stores.word import WordOfRedis
 from gateway.upstream import Upstream
 from gateway.web.access_log import AccessLog
+from gateway.web.admin import Admin
 from gateway.web.assets import Assets
 from gateway.web.auth import Authenticator
 from gateway.web.cors import Cors
@@ -43,7 +46,6 @@ from gateway.web.pages import Pages
 from gateway.web.router import Lifecycle, Route, Router
 from gateway.web.server import Listener
 
-_HEARTBEAT_SECONDS = 1.0
 _LAG_SECONDS = 0.5
 
 _log = logging.getLogger("gateway")
@@ -80,12 +82,15 @@ class Gateway:
         writer.subscribe(self._observe)
         self._lifecycle = Lifecycle()
         self._upstream = Upstream(settings.upstream, keys, clock=clock, chance=chance, observe=self._observe)
-        self._store = self._build_store()
+        self._listening: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self._store, turns = self._build_store()
         self._cache = Cache(
             store=self._store,
+            turns=turns,
             fetch=self._upstream.fetch,
             scope=key_scope(settings.upstream.base_url, settings.upstream.account),
             lifetimes=settings.cache.lifetimes,
+            deadline=settings.upstream.deadline,
             patience=settings.upstream.patience,
             clock=clock,
             chance=chance,
@@ -106,8 +111,8 @@ class Gateway:
         self._listeners.append(Listener(self._client_router, sockets.client, tls, connections, longest))
         if sockets.ops is not None and self._ops_router is not None:
             self._listeners.append(Listener(self._ops_router, sockets.ops, None, connections, longest))
-        if self._uses_redis():
-            self._run(self._heartbeat())
+        if self._listening is not None:
+            self._run(self._listening())
         self._run(self._measure_lag())
         self._follow_key_files()
         for listener in self._listeners:
@@ -144,39 +149,43 @@ class Gateway:
     def _uses_redis(self) -> bool:
         return not self._settings.cache_url.get_secret_value().startswith("memory://")
 
-    def _build_store(self) -> Store:
+    def _build_store(self) -> tuple[Store, Turns]:
         options = self._settings.cache
-        near = MemoryStore(options.memory_max_bytes, self._clock, self._observe)
+        clock, observe = self._clock, self._observe
         if not self._uses_redis():
-            return near
+            return MemoryStore(options.memory_max_bytes, clock, observe), Alone()
         client = connect(self._settings.cache_url.get_secret_value(), options.redis_timeout)
-        far = RedisStore(
-            client, prefix=options.key_prefix, timeout=options.redis_timeout, clock=self._clock, observe=self._observe
-        )
-        return TieredStore(near, far, self._clock)
+        calls = RedisCalls(client, timeout=options.redis_timeout, clock=clock, observe=observe)
+        far = RedisStore(calls, prefix=options.key_prefix, clock=clock, observe=observe)
+        word = WordOfRedis(calls, far, clock)
+        near = Shelves(options.memory_max_bytes, observe)
+        store = TieredStore(near, far, word, max_age=options.memory_max_age, clock=clock, observe=observe)
+        leases = Leases(calls.run, prefix=far.prefix, clock=clock)
+        self._listening = partial(word.run, {far.channel: store.hear, leases.channel: leases.hear}, store.upset)
+        return store, leases
 
     def _build_routers(self, example_aoi: str | None) -> tuple[Router, Router | None]:
         settings = self._settings
         rules = QueryRules(settings.query.max_limit, tuple(settings.query.filters))
         tokens = settings.auth_mode == "tokens"
         pages = Pages(document(rules, tokens=tokens), tokens=tokens, example_aoi=example_aoi).routes()
-        operations = Operations(self._lifecycle, self._metrics.scrape).routes()
+        operations = Operations(self._lifecycle, self._metrics.scrape).routes() | Admin(self._cache.purge).routes()
         own_listener = settings.ops.port is not None
         client = self._router(pages if own_listener else pages | operations, Assets(self._cache, rules))
         return client, self._router(pages | operations, None) if own_listener else None
 
     def _router(self, routes: dict[str, Route], assets: Assets | None) -> Router:
         settings = self._settings
+        host = settings.server.host if assets is not None else settings.ops.host or "127.0.0.1"
+        open_to_all, local = settings.auth_mode == "open", is_loopback(host)
         return Router(
             routes=routes,
             assets=assets,
-            authenticator=Authenticator(
-                Roster(settings.teams) if settings.auth_mode == "tokens" else None, self._observe
-            ),
+            authenticator=Authenticator(None if open_to_all else Roster(settings.teams), self._observe, local=local),
             cors=Cors(settings.server.cors_origins),
             clients=ClientNames(settings.server.trusted_proxies),
             lifecycle=self._lifecycle,
-            loopback_only=settings.auth_mode == "open" and is_loopback(settings.server.host),
+            loopback_only=open_to_all and local,
             clock=self._clock,
             observe=self._observe,
         )
@@ -189,13 +198,6 @@ class Gateway:
         context.load_cert_chain(server.tls_cert_file, server.tls_key_file)
         context.set_alpn_protocols(["http/1.1"])
         return context
-
-    async def _heartbeat(self) -> None:
-        """Notice that Redis comes and goes even when nobody asks for a page."""
-        while True:
-            with suppress(StoreDown):
-                await self._store.ping()
-            await self._clock.sleep(_HEARTBEAT_SECONDS)
 
     async def _measure_lag(self) -> None:
         while True:

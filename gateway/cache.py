@@ -15,19 +15,32 @@ from typing import Literal
 from gateway.clock import Clock
 from gateway.core.admission import Fetched, admit
 from gateway.core.entry import Entry
-from gateway.core.errors import NotCached, StoreDown, UpstreamError, UpstreamRefusal
-from gateway.core.facts import CacheAnswered, CacheResult, Observe, UpstreamFellShort, VendorForbidsStoring
+from gateway.core.errors import NotCached, StoreDown, UpstreamError, UpstreamRefusal, UpstreamTimeout
+from gateway.core.facts import (
+    CacheAnswered,
+    CacheResult,
+    GenerationEnded,
+    Observe,
+    Purged,
+    UpstreamFellShort,
+    VendorForbidsStoring,
+)
 from gateway.core.options import Lifetimes
 from gateway.core.policy import Fetch, Serve, ServeAndRefresh, decide
-from gateway.core.query import AssetsQuery
+from gateway.core.query import Address, AssetsQuery
+from gateway.flights.lease import Turns
 from gateway.flights.local import Flights
-from gateway.stores.base import Store
+from gateway.stores.base import Shelf, Store
 
 # How often one page may be refreshed because a client says so, in seconds.
 FORCED_REFRESH_INTERVAL = 10.0
 
-# Fetch a page of the vendor: the query, and the request id that the vendor is told. Raises UpstreamError.
-FetchPage = Callable[[AssetsQuery, str], Awaitable[Fetched]]
+# Fetch a page of the vendor: the query, the request id that the vendor is told, and a deadline on the monotonic clock.
+# Raises UpstreamError or UpstreamRefusal.
+FetchPage = Callable[[AssetsQuery, str, float], Awaitable[Fetched]]
+
+
+Reason = Literal["miss", "stale", "request"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +58,7 @@ NO_WISH = Wish()
 class Forward:
     """Why the vendor was asked for this answer, and what came of it. `status` is None when nothing came in time."""
 
-    reason: Literal["miss", "stale", "request"]
+    reason: Reason
     status: int | None = None
     stored: bool = False
     collapsed: bool = False
@@ -67,33 +80,60 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class _Errand:
+    """What a flight is sent for, and under which purge epoch it began."""
+
+    query: AssetsQuery
+    address: Address
+    epoch: str
+    request_id: str
+    forced: bool = False
+
+    @property
+    def name(self) -> str:
+        """The flight's name. It has the epoch, so that no request joins a flight from before a purge."""
+        return f"{self.address.page}@{self.epoch}"
+
+
+@dataclass(frozen=True, slots=True)
 class _Landed:
-    """What a flight brought: an entry, from the vendor or (`fetched` False) found when it looked once more."""
+    """What a flight brought: an entry, and whether the vendor was asked for it here, by another replica, or not at all.
+
+    `stored` tells that others will be served with it too.
+    """
 
     entry: Entry
-    fetched: bool
-    stored: bool
+    asked: Literal["here", "elsewhere", "nobody"]
+    stored: bool = True
 
 
 class Cache:
-    """Answers queries from the store or from the vendor; `scope` tells vendors and accounts apart in keys."""
+    """Answers queries from the store or from the vendor; `scope` tells vendors and accounts apart in keys.
+
+    `deadline` and `patience` are the seconds that a request waits for the vendor: in all, and where an old page is at
+    hand.
+    """
 
     def __init__(
         self,
         *,
         store: Store,
+        turns: Turns,
         fetch: FetchPage,
         scope: str,
         lifetimes: Lifetimes,
+        deadline: float,
         patience: float,
         clock: Clock,
         chance: Callable[[], float],
         observe: Observe,
     ) -> None:
         self._store = store
+        self._turns = turns
         self._fetch = fetch
         self._scope = scope
         self._lifetimes = lifetimes
+        self._deadline = deadline
         self._patience = patience
         self._clock = clock
         self._chance = chance
@@ -107,71 +147,77 @@ class Cache:
         Raises UpstreamError when the vendor failed and no old page may be served, UpstreamRefusal when it refused the
         query itself, NotCached when the client wanted a stored answer and there is none.
         """
-        key = query.key(self._scope)
-        entry = await self._look_up(key)
+        address = query.address(self._scope)
+        shelf = await self._look_up(address)
         now = self._clock.now()
-        decision = decide(entry, now)
-        if wish.refresh and self._may_force(key, now):
-            return await self._ask_vendor(query, key, request_id, fallback=entry, reason="request")
-        match decision:
+        errand = _Errand(query, address, shelf.epoch, request_id)
+        if wish.refresh and self._may_force(address.page, now):
+            return await self._ask_vendor(replace(errand, forced=True), "request", fallback=shelf.entry is not None)
+        match decide(shelf.entry, now, current=shelf.current):
             case Serve(entry):
                 return self._answered(Answer(entry, "negative" if entry.status == 404 else "hit", now))
             case ServeAndRefresh(entry):
-                self._flights.join(key, partial(self._fly, query, key, request_id))
+                self._flights.join(errand.name, partial(self._fly, errand))
                 return self._answered(Answer(entry, "stale", now))
             case Fetch() if wish.only_if_cached:
                 raise NotCached
             case Fetch(fallback, expired):
-                reason: Literal["miss", "stale"] = "stale" if expired else "miss"
-                return await self._ask_vendor(query, key, request_id, fallback=fallback, reason=reason)
+                return await self._ask_vendor(errand, "stale" if expired else "miss", fallback=fallback is not None)
+
+    async def purge(self, aoi_id: str | None) -> None:
+        """End what is cached of an AOI, or (None) of all, for good. Raises StoreDown when Redis did not confirm it."""
+        await self._store.purge(aoi_id)
+        self._observe(Purged("all" if aoi_id is None else "aoi"))
 
     async def close(self) -> None:
         """End the fetches under way."""
         await self._flights.close()
 
-    async def _look_up(self, key: str) -> Entry | None:
+    async def _look_up(self, address: Address) -> Shelf:
         try:
-            return await self._store.get(key)
+            return await self._store.look_up(address)
         except StoreDown:
-            return None  # the vendor still has the page
+            return Shelf("", None, None)  # the vendor still has the page
 
-    async def _ask_vendor(
-        self,
-        query: AssetsQuery,
-        key: str,
-        request_id: str,
-        *,
-        fallback: Entry | None,
-        reason: Literal["miss", "stale", "request"],
-    ) -> Answer:
-        fly = partial(self._fly, query, key, request_id, look_again=reason != "request")
-        flight, leads = self._flights.join(key, fly)
+    async def _ask_vendor(self, errand: _Errand, reason: Reason, *, fallback: bool) -> Answer:
+        """Join the flight of this page, or begin it; `fallback` tells that an old page may be at hand."""
+        flight, leads = self._flights.join(errand.name, partial(self._fly, errand))
         forward = Forward(reason, collapsed=not leads)
         began = self._clock.monotonic()
         try:
             # With an old page at hand nobody waits longer than `patience`; the flight goes on and is stored.
-            async with asyncio.timeout(self._patience if fallback else None):
+            async with asyncio.timeout(self._patience if fallback else self._deadline):
                 landed = await asyncio.shield(flight)
         except (UpstreamError, TimeoutError) as error:
-            now, waited = self._clock.now(), self._clock.monotonic() - began
             status = error.status if isinstance(error, UpstreamError) else None
-            # The fallback was looked up before the wait; whether it may still be served is decided now.
-            if fallback is not None and now < fallback.keep_until:
+            waited = self._clock.monotonic() - began
+            old = await self._fallback(errand.address) if fallback else None
+            if old is not None:
                 forward = replace(forward, status=status, failed=True)
-                return self._answered(Answer(fallback, "stale_if_error", now, forward, waited))
-            if isinstance(error, TimeoutError):
-                # It ran out while we waited: what is left is to wait for the vendor like everybody else.
-                return await self._ask_vendor(query, key, request_id, fallback=None, reason=reason)
+                return self._answered(Answer(old, "stale_if_error", self._clock.now(), forward, waited))
+            if isinstance(error, TimeoutError) and fallback:
+                # It ran out, or was purged, while we waited; what is left is to wait like everybody else.
+                return await self._ask_vendor(errand, reason, fallback=False)
             self._observe(CacheAnswered(self._result(replace(forward, stored=True))))
-            raise
+            raise error if isinstance(error, UpstreamError) else UpstreamTimeout("the deadline has passed") from None
         except UpstreamRefusal:
             self._observe(CacheAnswered("bypass"))
             raise
         now, waited = self._clock.now(), self._clock.monotonic() - began
-        if not landed.fetched:
+        if landed.asked == "nobody":
             return self._answered(Answer(landed.entry, "hit", now))
-        forward = replace(forward, status=landed.entry.status, stored=landed.stored)
+        collapsed = forward.collapsed or landed.asked == "elsewhere"
+        forward = replace(forward, status=landed.entry.status, stored=landed.stored, collapsed=collapsed)
         return self._answered(Answer(landed.entry, self._result(forward), now, forward, waited))
+
+    async def _fallback(self, address: Address) -> Entry | None:
+        """The old page that may be served now, whatever was at hand when the wait began: it may have been purged."""
+        shelf = await self._look_up(address)
+        match decide(shelf.entry, self._clock.now(), current=shelf.current):
+            case Serve(entry) | ServeAndRefresh(entry):
+                return entry
+            case Fetch(fallback):
+                return fallback
 
     @staticmethod
     def _result(forward: Forward) -> CacheResult:
@@ -181,35 +227,61 @@ class Cache:
             return "coalesced"
         return "miss" if forward.stored else "bypass"
 
-    async def _fly(self, query: AssetsQuery, key: str, request_id: str, *, look_again: bool = True) -> _Landed:
-        """Fetch one page and store it, unless somebody did so a moment ago (see `Flights`)."""
-        if look_again:
-            found = decide(await self._look_up(key), self._clock.now())
-            if isinstance(found, Serve):
-                return _Landed(found.entry, fetched=False, stored=True)
+    async def _fly(self, errand: _Errand) -> _Landed:
+        """Bring one page: fetched by this replica if it is its turn, else by the one whose turn it was."""
+        deadline = self._clock.monotonic() + self._deadline
+        waited = False
+        while True:
+            async with self._turns.take(errand.name) as turn:
+                if turn.failure is not None:
+                    raise turn.failure
+                found = await self._found(errand, waited=waited or not turn.mine)
+                if found is not None:
+                    return found
+                if turn.mine:
+                    try:
+                        return await self._fetched(errand, deadline)
+                    except UpstreamError as error:
+                        turn.failure = error
+                        raise
+            if self._clock.monotonic() >= deadline:
+                raise UpstreamTimeout("another replica is still fetching it")
+            waited = True
+
+    async def _found(self, errand: _Errand, *, waited: bool) -> _Landed | None:
+        """Look once more: the page may have been stored a moment ago (see `Flights`), or by who had the turn."""
+        if errand.forced and not waited:
+            return None
+        shelf = await self._look_up(errand.address)
+        match decide(shelf.entry, self._clock.now(), current=shelf.current):
+            case Serve(entry):
+                return _Landed(entry, "elsewhere" if waited else "nobody")
+            case _:
+                return None
+
+    async def _fetched(self, errand: _Errand, deadline: float) -> _Landed:
         try:
-            fetched = await self._fetch(query, request_id)
+            fetched = await self._fetch(errand.query, errand.request_id, deadline)
         except UpstreamError as error:
             self._observe(UpstreamFellShort(type(error).__name__, str(error)))
             raise
-        entry = admit(query, key, fetched, self._lifetimes, self._chance())
+        candidate = admit(errand.query, errand.address.page, fetched, self._lifetimes, self._chance())
         if not fetched.caching.storable:
             self._observe(VendorForbidsStoring())
-            return _Landed(entry, fetched=True, stored=False)
-        return _Landed(entry, fetched=True, stored=await self._keep(entry))
-
-    async def _keep(self, entry: Entry) -> bool:
+            return _Landed(candidate.entry, "here", stored=False)
         try:
-            await self._store.put(entry)
+            kept = await self._store.keep(errand.address, candidate, errand.epoch)
         except StoreDown:
-            return False
-        return True
+            return _Landed(candidate.entry, "here", stored=False)
+        if kept.ended:
+            self._observe(GenerationEnded())
+        return _Landed(kept.entry, "here", stored=kept.outcome == "kept")
 
-    def _may_force(self, key: str, now: float) -> bool:
+    def _may_force(self, page: str, now: float) -> bool:
         """At most one forced refresh a page in ten seconds, whoever asks."""
         horizon = now - FORCED_REFRESH_INTERVAL
         self._forced = {known: at for known, at in self._forced.items() if at > horizon}
-        return self._forced.setdefault(key, now) == now
+        return self._forced.setdefault(page, now) == now
 
     def _answered(self, answer: Answer) -> Answer:
         self._observe(CacheAnswered(answer.result))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway import __version__
-from gateway.settings import ConfigurationError, Loaded, load, schema_text
+from gateway.settings import ConfigurationError, Loaded, load, read_secret, schema_text
 
 FINE, FAILED, USAGE, CONFIGURATION, UNREACHABLE = 0, 1, 2, 3, 4
 
@@ -79,10 +79,33 @@ def _token_new(arguments: argparse.Namespace) -> int:
 
 
 def _healthcheck(arguments: argparse.Namespace) -> int:
-    from gateway.health import is_alive  # noqa: PLC0415 - as above
+    from gateway.caller import is_alive  # noqa: PLC0415 - as above
 
     settings = _load(arguments).settings
     return FINE if is_alive(settings.server, settings.ops) else FAILED
+
+
+def _purge(arguments: argparse.Namespace) -> int:
+    from gateway.caller import NotReached, Refused, purge  # noqa: PLC0415 - as above
+
+    token = None
+    if arguments.token_file is not None:
+        try:
+            token = read_secret(arguments.token_file)
+        except OSError as error:
+            print(f"--token-file {arguments.token_file}: {error.strerror}", file=sys.stderr)
+            return USAGE
+    settings = _load(arguments).settings
+    try:
+        purge(settings.server, settings.ops, url=arguments.url, token=token, aoi_id=arguments.aoi)
+    except NotReached as error:
+        print(error, file=sys.stderr)
+        return UNREACHABLE
+    except Refused as error:
+        print(error, file=sys.stderr)
+        return FAILED
+    print("purged everything" if arguments.aoi is None else f"purged {arguments.aoi}")
+    return FINE
 
 
 def _schema(_: argparse.Namespace) -> int:
@@ -136,6 +159,13 @@ def _parser() -> argparse.ArgumentParser:
 
     command("check", _check, "validate the configuration without serving")
     command("healthcheck", _healthcheck, "exit 0 when the local gateway answers /healthz, else 1")
+    purge = command("purge", _purge, "end what a running gateway has cached of an AOI, or of everything")
+    what = purge.add_mutually_exclusive_group(required=True)
+    what.add_argument("--aoi", metavar="ID", help="the AOI whose pages end")
+    what.add_argument("--all", action="store_true", help="everything ends")
+    purge.add_argument("--url", help="where the gateway is (default: the configured listener)")
+    purge.add_argument("--token-file", metavar="FILE", help="file with a token that has the scope admin")
+
     command("schema", _schema, "print the JSON Schema of the configuration")
     command("openapi", _openapi, "print the OpenAPI document")
 

@@ -127,6 +127,13 @@ class Metrics:
         evictions = self._counter("gateway_cache_evictions_total", "Entries dropped for want of room in the process")
         corrupt = self._counter("gateway_cache_corrupt_total", "Stored values that could not be read")
 
+        purges = _Kept(self._counter("gateway_cache_purges_total", "Purges that were confirmed", "scope"))
+        for scope in ("aoi", "all"):
+            purges(scope)
+        generations = self._counter(
+            "gateway_cache_generation_changes_total", "Listings that turned out to have changed"
+        )
+
         def sized(fact: facts.MemoryTierSize) -> None:
             entries.set(fact.entries)
             size.set(fact.size)
@@ -135,6 +142,8 @@ class Metrics:
         self._sinks[facts.TierLookup] = lambda fact: lookups(fact.tier, fact.result).inc()
         self._sinks[facts.MemoryTierSize] = sized
         self._sinks[facts.Evicted] = lambda fact: evictions.inc(fact.entries)
+        self._sinks[facts.Purged] = lambda fact: purges(fact.scope).inc()
+        self._sinks[facts.GenerationEnded] = lambda _: generations.inc()
         self._sinks[facts.CorruptValue] = lambda _: corrupt.inc()
 
     def _count_upstream(self) -> None:
@@ -173,7 +182,7 @@ class Metrics:
         duration = _Kept(
             self._histogram("gateway_redis_command_duration_seconds", "One command", _REDIS_BUCKETS, "command")
         )
-        for command in ("get", "set", "ping"):
+        for command in ("mget", "file", "lease", "release", "ping"):
             for result in ("ok", "error", "timeout"):
                 commands(command, result)
 

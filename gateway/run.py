@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from gateway.app import Gateway, Sockets
-from gateway.health import reachable_host
+from gateway.caller import reachable_host
 from gateway.keys import KeyRing
 from gateway.logs import LineWriter, chosen_format, configure
 from gateway.mock_vendor import MockVendor

@@ -77,14 +77,13 @@ class Upstream:
         if self._session is not None:
             await self._session.close()
 
-    async def fetch(self, query: AssetsQuery, request_id: str) -> Fetched:
-        """Ask the vendor for one page, within `upstream.deadline` seconds in all.
+    async def fetch(self, query: AssetsQuery, request_id: str, deadline: float) -> Fetched:
+        """Ask the vendor for one page, until `deadline` on the monotonic clock at the latest.
 
         Raises UpstreamError when the vendor failed, UpstreamRefusal when it refused the query.
         """
         started = self._clock.now()
         began = self._clock.monotonic()
-        deadline = began + self._options.deadline
         answer = await self._with_either_key(query, request_id, deadline)
         arrived = self._clock.now()
         body, listing = read_answer(

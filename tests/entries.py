@@ -1,17 +1,39 @@
-"""Entries for tests of stores and policies."""
+"""Entries and candidates for tests of stores and policies."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import hashlib
+from typing import Any, NamedTuple
 
+from gateway.core.admission import Candidate
+from gateway.core.directory import Sight
 from gateway.core.entry import Entry
+from gateway.core.listing import ID_BYTES
+from gateway.core.query import Address, AssetsQuery
 
 
-def entry(key: str = "{a1}:s:offset=0&limit=10", *, now: float, started: float = 0.0, body: bytes = b"{}") -> Entry:
-    return Entry(
-        key=key, status=200, body=body, gzipped=b"\x1f\x8b zipped", etag="e", generation="g", rule="settled",
-        started=now + started, born=now - 3, fresh_until=now + 10, grace_until=now + 20, keep_until=now + 30,
-    )  # fmt: skip
+def entry(key: str = "{a1}:page:s:offset=0&limit=10", *, now: float, started: float = 0.0, **fields: Any) -> Entry:
+    """An entry that is fresh for ten seconds, in grace for ten more, and kept for thirty in all."""
+    told: dict[str, Any] = {
+        "status": 200, "body": b"{}", "gzipped": b"\x1f\x8b zipped", "etag": "e", "epoch": "p", "generation": "g",
+        "rule": "settled", "born": now - 3, "fresh_until": now + 10, "grace_until": now + 20, "keep_until": now + 30,
+    }  # fmt: skip
+    return Entry(key=key, started=now + started, **(told | fields))
+
+
+def address(aoi_id: str = "a1", *, offset: int = 0, limit: int = 10) -> Address:
+    return AssetsQuery(aoi_id, offset, limit).address("s")
+
+
+def candidate(
+    where: Address, *, now: float, started: float = 0.0, total: int | None = 100, ids: str = "", status: int = 200,
+    body: bytes = b"{}",
+) -> Candidate:  # fmt: skip
+    """A fetched page; each letter of `ids` is an asset's id."""
+    shown = entry(where.page, now=now, started=started, body=body, status=status)
+    digests = b"".join(hashlib.blake2b(letter.encode(), digest_size=ID_BYTES).digest() for letter in ids)
+    sight = Sight(where.offset, where.limit, digests, shown.started, shown.last_use)
+    return Candidate(shown, sight, None if status == 404 else total)
 
 
 class Facts(list[NamedTuple]):

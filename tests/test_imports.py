@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "gateway"
 # What each room may import of the others. Only `run` and `app` see everything below the command line.
 ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
-    "cli": {"run", "settings", "core", "tokens", "health", "web"},
-    "run": {"app", "settings", "mock_vendor", "logs", "keys", "health", "stores"},
+    "cli": {"run", "settings", "core", "tokens", "caller", "web"},
+    "run": {"app", "settings", "mock_vendor", "logs", "keys", "caller", "stores"},
     "app": {"settings", "web", "cache", "stores", "flights", "upstream", "metrics", "journal", "logs"}
     | {"keys", "key_files", "clock", "core"},
     "web": {"cache", "core", "clock", "logs"},
@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": {"core"},
     "journal": {"core", "clock"},
     "logs": {"core"},
-    "health": {"core"},
+    "caller": {"core"},
     "tokens": {"core"},
     "keys": set(),
     "key_files": {"keys", "core", "clock"},

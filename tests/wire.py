@@ -50,17 +50,17 @@ async def until_closed(port: int, pieces: bytes | Iterable[bytes], *, seconds: f
 
 def answers(received: bytes) -> list[Answer]:
     """Every response in what was received; all of ours but those to HEAD say how long they are."""
-    found = []
-    while received:
-        head, separator, rest = received.partition(b"\r\n\r\n")
-        assert separator, received
-        line, *fields = head.decode("ascii").split("\r\n")
-        match = re.fullmatch(r"HTTP/1\.[01] ([0-9]{3}) [A-Za-z ]+", line)
+    found, start = [], 0
+    while start < len(received):
+        end = received.index(b"\r\n\r\n", start)
+        line, *fields = received[start:end].decode("ascii").split("\r\n")
+        match = re.fullmatch(r"HTTP/1\.[01] ([0-9]{3}) [A-Za-z -]+", line)
         assert match, line
         headers = dict(field.split(": ", 1) for field in fields)
         assert len(headers) == len(fields), "a header stands twice"
         length = int(headers.get("Content-Length", 0))
-        assert len(rest) >= length or not rest, "a body is cut"
-        found.append(Answer(int(match[1]), headers, rest[:length]))
-        received = rest[length:]
+        body = received[end + 4 : end + 4 + length]
+        assert len(body) in (0, length), "a body is cut"
+        found.append(Answer(int(match[1]), headers, body))
+        start = end + 4 + len(body)
     return found

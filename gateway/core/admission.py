@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 
 from gateway.core.cache_control import VendorCaching
+from gateway.core.directory import Sight, sight
 from gateway.core.entry import Entry, compress, entity_tag
-from gateway.core.listing import Listing, generation_name
+from gateway.core.listing import Listing
 from gateway.core.options import Lifetimes
 from gateway.core.policy import not_found_lifetime, page_lifetime
 from gateway.core.query import AssetsQuery
@@ -30,28 +31,36 @@ class Fetched:
     duration: float
 
 
-def admit(query: AssetsQuery, key: str, fetched: Fetched, lifetimes: Lifetimes, chance: float) -> Entry:
-    """Make the entry of a fetched answer. `chance` in [0, 1) spreads the lifetimes."""
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An entry that is not filed yet, and what it shows of its listing; `total` is None for a 404."""
+
+    entry: Entry
+    sight: Sight
+    total: int | None
+
+
+def admit(query: AssetsQuery, page: str, fetched: Fetched, lifetimes: Lifetimes, chance: float) -> Candidate:
+    """Make the entry of a fetched answer, to be kept as `page`. `chance` in [0, 1) spreads the lifetimes."""
     listing = fetched.listing
     if listing is None:
         lifetime = not_found_lifetime(fetched.caching, lifetimes, chance)
-        generation = ""
     else:
         lifetime = page_lifetime(listing, fetched.caching, lifetimes, chance)
-        generation = generation_name(query.aoi_id, repr(query.filters), listing.total)
     expires = fetched.arrived + lifetime.fresh
     rule, end = lifetime.rule, math.inf
     # Links that were dead on arrival cannot be saved by a shorter life, and would make every page a miss.
     if alive := [ends for ends in link_expiries(fetched.body) if ends > fetched.arrived]:
         end = last_use(min(alive), fetched.arrived, lifetimes.url_margin)
         rule = "url" if end < expires else rule
-    return Entry(
-        key=key,
+    entry = Entry(
+        key=page,
         status=fetched.status,
         body=fetched.body,
         gzipped=None if listing is None else compress(fetched.body),
         etag=entity_tag(fetched.body),
-        generation=generation,
+        epoch="",
+        generation="",
         rule=rule,
         started=fetched.started,
         born=fetched.arrived - fetched.caching.age,
@@ -59,3 +68,7 @@ def admit(query: AssetsQuery, key: str, fetched: Fetched, lifetimes: Lifetimes, 
         grace_until=min(expires + lifetime.grace, end),
         keep_until=min(expires + lifetime.keep, end),
     )
+    if listing is None:
+        return Candidate(entry, Sight(query.offset, query.limit, b"", fetched.started, entry.last_use), None)
+    shown = sight(listing, query.offset, query.limit, started=fetched.started, until=entry.last_use)
+    return Candidate(entry, shown, listing.total)

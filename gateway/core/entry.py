@@ -36,8 +36,9 @@ class Entry:
     """An answer of the vendor with its lifetimes. All times are Unix time in seconds.
 
     `status` is 200 (`body` is the vendor's page, byte for byte) or 404 (`body` is the vendor's envelope).
-    `started` is when its fetch began, which orders entries; `born` is when the vendor made the answer, which Age
-    counts from. It is fresh before `fresh_until`, in grace before `grace_until`, kept before `keep_until`.
+    `epoch` and `generation` are those that it was filed under. `started` is when its fetch began, which orders
+    entries; `born` is when the vendor made the answer, which Age counts from. It is fresh before `fresh_until`, in
+    grace before `grace_until`, kept before `keep_until`.
     """
 
     key: str
@@ -45,6 +46,7 @@ class Entry:
     body: bytes
     gzipped: bytes | None
     etag: str
+    epoch: str
     generation: str
     rule: str
     started: float
@@ -71,7 +73,7 @@ class Entry:
         """Write the entry down."""
         header = msgspec.msgpack.encode(
             _Header(
-                self.key, self.status, self.etag, self.generation, self.rule, self.started, self.born,
+                self.key, self.status, self.etag, self.epoch, self.generation, self.rule, self.started, self.born,
                 self.fresh_until, self.grace_until, self.keep_until, len(self.body),
                 None if self.gzipped is None else len(self.gzipped),
             )
@@ -104,6 +106,7 @@ class Entry:
             body=data[body_at:gzip_at],
             gzipped=None if header.gzip_size is None else data[gzip_at:],
             etag=header.etag,
+            epoch=header.epoch,
             generation=header.generation,
             rule=header.rule,
             started=header.started,
@@ -118,6 +121,7 @@ class _Header(msgspec.Struct, array_like=True):
     key: str
     status: int
     etag: str
+    epoch: str
     generation: str
     rule: str
     started: float

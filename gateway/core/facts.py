@@ -65,6 +65,16 @@ class CorruptValue(NamedTuple):
     reason: str
 
 
+class Purged(NamedTuple):
+    """Everything kept of an AOI, or of all, was ended, and confirmed."""
+
+    scope: Literal["aoi", "all"]
+
+
+class GenerationEnded(NamedTuple):
+    """A fetched page showed another state of its listing than the pages before."""
+
+
 class UpstreamQueue(NamedTuple):
     """Calls in flight, and calls waiting for a place."""
 

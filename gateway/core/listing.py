@@ -26,6 +26,9 @@ TERMINAL = frozenset({"success", "failed"})
 # cannot read must not be stored. Runs of digits this long are rare enough to pay for a second parser.
 _LONG_DIGITS = re.compile(rb"[0-9]{4300}")
 
+ID_BYTES = 8
+NO_ID = bytes(ID_BYTES)
+
 # A client sees these fields of a vendor's error; a larger one is not an envelope but a page of something.
 MAX_ENVELOPE_BYTES = 65_536
 
@@ -68,13 +71,18 @@ _ENVELOPE = msgspec.json.Decoder(_Enveloped)
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a valid page tells: its pagination as the vendor printed it, how many assets, whether all are terminal."""
+    """What a valid page tells.
+
+    `total`, `offset` and `limit` are as the vendor printed them; `settled` tells that all assets are terminal; `ids` is
+    a digest of `ID_BYTES` for each asset in order, zeros for one whose id proves nothing.
+    """
 
     total: int
     offset: int
     limit: int
     count: int
     settled: bool
+    ids: bytes
 
 
 def parse_listing(body: bytes, aoi_id: str) -> Listing:
@@ -104,7 +112,14 @@ def parse_listing(body: bytes, aoi_id: str) -> Listing:
         limit=page.pagination.limit,
         count=len(assets),
         settled=all(isinstance(asset.status, str) and asset.status in TERMINAL for asset in assets),
+        ids=b"".join(_id_digest(asset.id) for asset in assets),
     )
+
+
+def _id_digest(value: Any) -> bytes:
+    if not isinstance(value, str) or not value:
+        return NO_ID
+    return hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=ID_BYTES).digest()
 
 
 def _readable(body: bytes) -> bool:
@@ -130,11 +145,3 @@ def parse_envelope(body: bytes) -> Envelope | None:
 def render_envelope(envelope: Envelope) -> bytes:
     """Write an envelope as `parse_envelope` reads it."""
     return msgspec.json.encode(_Enveloped(_Error(envelope.code, envelope.message, envelope.details)))
-
-
-def generation_name(aoi_id: str, filters: str, total: int) -> str:
-    """Name of the generation that a page belongs to: 16 hex digits, the same on every replica.
-
-    Pages of one listing that agree on `total` share it.
-    """
-    return hashlib.blake2b(f"{aoi_id}\n{filters}\n{total}".encode(), digest_size=8).hexdigest()

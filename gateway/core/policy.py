@@ -53,15 +53,19 @@ class Fetch:
 Decision = Serve | ServeAndRefresh | Fetch
 
 
-def decide(entry: Entry | None, now: float) -> Decision:
-    """What may be done with the entry at hand at `now` (Unix time, seconds)."""
+def decide(entry: Entry | None, now: float, *, current: bool = True) -> Decision:
+    """What may be done with the entry at hand at `now` (Unix time, seconds).
+
+    One whose generation has ended (not `current`) is no answer any more, but better than none if the vendor fails.
+    """
     if entry is None:
         return Fetch(fallback=None, expired=False)
-    if now < entry.fresh_until:
+    if current and now < entry.fresh_until:
         return Serve(entry)
-    if now < entry.grace_until:
+    if current and now < entry.grace_until:
         return ServeAndRefresh(entry)
-    return Fetch(fallback=entry if now < entry.keep_until else None, expired=True)
+    kept = entry.status == 200 and now < entry.keep_until
+    return Fetch(fallback=entry if kept else None, expired=True)
 
 
 def page_lifetime(listing: Listing, vendor: VendorCaching, lifetimes: Lifetimes, chance: float) -> Lifetime:

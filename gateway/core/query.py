@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import quote
 
 from gateway.core.errors import BadAoiId, BadQuery
@@ -34,6 +35,20 @@ class QueryRules:
     filters: tuple[str, ...] = ()
 
 
+class Address(NamedTuple):
+    """The names under which a page, and the listing that it is part of, are kept.
+
+    The AOI stands in braces: Redis Cluster then keeps everything of one AOI in one slot (cluster specification, hash
+    tags).
+    """
+
+    aoi_id: str
+    listing: str
+    page: str
+    offset: int
+    limit: int
+
+
 @dataclass(frozen=True, slots=True)
 class AssetsQuery:
     """One page of one listing. `filters` are decoded (name, value) pairs, sorted by name."""
@@ -47,20 +62,29 @@ class AssetsQuery:
     def canonical(self) -> str:
         """The query string in its one form: offset, limit, then filters by name, percent-encoded."""
         window = f"offset={self.offset}&limit={self.limit}"
-        return "&".join([window, *(f"{name}={quote(value, safe='')}" for name, value in self.filters)])
+        return f"{window}&{_filters_text(self.filters)}" if self.filters else window
 
     @property
     def target(self) -> str:
         """Path and query of the vendor's URL."""
         return f"/v0/aois/{self.aoi_id}/assets?{self.canonical}"
 
-    def key(self, scope: str) -> str:
-        """Name of this page in every store; `scope` tells vendors and accounts apart (see `key_scope`).
+    def address(self, scope: str) -> Address:
+        """Where this page is kept in every store; `scope` tells vendors and accounts apart (see `key_scope`)."""
+        tag = f"{{{self.aoi_id}}}"
+        filters = _filters_text(self.filters)
+        named = hashlib.blake2b(filters.encode(), digest_size=8).hexdigest() if filters else "all"
+        return Address(
+            self.aoi_id,
+            f"{tag}:list:{scope}:{named}",
+            f"{tag}:page:{scope}:{self.canonical}",
+            self.offset,
+            self.limit,
+        )
 
-        The AOI stands in braces: Redis Cluster then keeps everything of one AOI in one slot (cluster specification,
-        hash tags).
-        """
-        return f"{{{self.aoi_id}}}:{scope}:{self.canonical}"
+
+def _filters_text(filters: tuple[tuple[str, str], ...]) -> str:
+    return "&".join(f"{name}={quote(value, safe='')}" for name, value in filters)
 
 
 def key_scope(base_url: str, account: str) -> str:

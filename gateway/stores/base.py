@@ -2,26 +2,78 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
+from gateway.core.admission import Candidate
+from gateway.core.directory import Directory, Filed, file
 from gateway.core.entry import Entry
+from gateway.core.query import Address
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """What a store has for an address: the purge epoch, the listing's directory, and the page's entry.
+
+    Purge epochs are random tokens. An entry of another epoch than the current one is from before a purge, or from
+    before the store lost its memory of one, and is never shown: `entry` is None then.
+    """
+
+    epoch: str
+    directory: Directory | None
+    entry: Entry | None
+
+    @property
+    def current(self) -> bool:
+        """Whether the entry belongs to the current generation of its listing."""
+        return (
+            self.entry is not None and self.directory is not None and self.directory.generation == self.entry.generation
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What came of keeping an entry.
+
+    `entry` is the one to answer with, named after its generation. It is `kept`, or for those who wait for it and nobody
+    else: a later fetch has shown more (`older`), or a purge came in between (`purged`). `directory` is the listing's
+    next one where it was kept, and `ended` tells that it ended a generation.
+    """
+
+    entry: Entry
+    outcome: Literal["kept", "older", "purged"]
+    directory: Directory | None = None
+    ended: bool = False
 
 
 class Store(Protocol):
-    """Entries by their key. A store may forget an entry at any time, and never returns another key's."""
+    """Pages and their listings by address. A store may forget a page at any time, and never returns another's."""
 
-    async def get(self, key: str) -> Entry | None:
-        """The entry of this key, whatever its age; None when there is none that can be used. Raises StoreDown."""
+    async def look_up(self, address: Address) -> Shelf:
+        """What there is for the address, whatever its age. Raises StoreDown."""
         ...
 
-    async def put(self, entry: Entry) -> None:
-        """Keep the entry until its `keep_until`, unless the one at hand was fetched later. Raises StoreDown."""
+    async def keep(self, address: Address, candidate: Candidate, epoch: str) -> Kept:
+        """File and keep a page that was fetched under `epoch`, in one atomic step. Raises StoreDown."""
         ...
 
-    async def ping(self) -> None:
-        """See whether the store answers. Raises StoreDown."""
+    async def purge(self, aoi_id: str | None) -> None:
+        """End everything that is kept of an AOI, or (None) of all, for good. Raises StoreDown when unconfirmed."""
         ...
 
     async def close(self) -> None:
         """Let go of connections and memory."""
         ...
+
+
+def filed(
+    address: Address, known: Directory | None, candidate: Candidate, epoch: str, now: float
+) -> tuple[Filed, Entry]:
+    """File a candidate, and name its entry after the epoch and generation that it belongs to."""
+    result = file(known, candidate.sight, candidate.total, listing=address.listing, epoch=epoch, now=now)
+    return result, replace(candidate.entry, epoch=epoch, generation=result.generation)
+
+
+def ends_one(known: Directory | None, result: Filed) -> bool:
+    """Whether filing ended a generation, rather than beginning the first one."""
+    return result.outcome == "ended" and known is not None and known.epoch == result.directory.epoch

@@ -1,60 +1,164 @@
-"""Entries in the process, bounded in bytes."""
+"""Pages in the process, bounded in bytes."""
 
 from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
 
 from cachetools import LRUCache
 
 from gateway.clock import Clock
+from gateway.core.admission import Candidate
+from gateway.core.directory import Directory
 from gateway.core.entry import Entry
 from gateway.core.facts import Evicted, MemoryTierSize, Observe, TierLookup
+from gateway.core.query import Address
+from gateway.stores.base import Kept, Shelf, ends_one, filed
+
+# Beyond so many AOIs purged one by one, their epochs are forgotten by a purge of everything: a miss, never an old page.
+_MOST_EPOCHS = 10_000
 
 
 class MemoryStore:
-    """A Store that forgets what was used longest ago once `max_bytes` are reached."""
+    """A Store on its own; `max_bytes` bounds what it holds."""
 
     def __init__(self, max_bytes: int, clock: Clock, observe: Observe) -> None:
-        self._entries = _Bounded(max_bytes, observe)
+        self._shelves = Shelves(max_bytes, observe)
         self._clock = clock
         self._observe = observe
+        self._everything = secrets.token_hex(8)
+        self._of_aoi: dict[str, str] = {}
 
-    async def get(self, key: str) -> Entry | None:
-        """The entry of this key, if it is still kept."""
-        entry: Entry | None = self._entries.get(key)
-        if entry is not None and self._clock.now() >= entry.last_use:
-            del self._entries[key]
-            self._tell_size()
-            entry = None
-        self._observe(TierLookup("memory", "miss" if entry is None else "hit"))
-        return entry
+    async def look_up(self, address: Address) -> Shelf:
+        """What there is for the address."""
+        shelf = self._shelf(address)
+        self._observe(TierLookup("memory", "miss" if shelf.entry is None else "hit"))
+        return shelf
 
-    async def put(self, entry: Entry) -> None:
-        """Keep the entry, unless the one at hand was fetched later or the entry alone is beyond the bound."""
-        known: Entry | None = self._entries.get(entry.key)
-        if (known is not None and known.started > entry.started) or entry.size > self._entries.maxsize:
-            return
-        self._entries[entry.key] = entry
-        self._tell_size()
+    async def keep(self, address: Address, candidate: Candidate, epoch: str) -> Kept:
+        """File and keep a page. Nothing is awaited in between, which makes it one step."""
+        known = self._shelf(address).directory
+        result, entry = filed(address, known, candidate, epoch, self._clock.now())
+        if epoch != self._epoch(address.aoi_id):
+            return Kept(entry, "purged")
+        if result.outcome == "older":
+            return Kept(entry, "older")
+        self._shelves.put_directory(result.directory)
+        self._shelves.put_entry(entry)
+        return Kept(entry, "kept", result.directory, ended=ends_one(known, result))
 
-    async def ping(self) -> None:
-        """Memory always answers."""
+    async def purge(self, aoi_id: str | None) -> None:
+        """Begin a new epoch; what was kept under the old one is dropped as it is met, or for want of room."""
+        if aoi_id is None or len(self._of_aoi) >= _MOST_EPOCHS:
+            self._everything = secrets.token_hex(8)
+            self._of_aoi.clear()
+            self._shelves.clear()
+        if aoi_id is not None:
+            self._of_aoi[aoi_id] = secrets.token_hex(8)
 
     async def close(self) -> None:
         """Forget everything."""
-        self._entries.clear()
-        self._tell_size()
+        self._shelves.clear()
 
-    def _tell_size(self) -> None:
-        self._observe(MemoryTierSize(len(self._entries), int(self._entries.currsize)))
+    def _epoch(self, aoi_id: str) -> str:
+        return f"{self._everything}/{self._of_aoi.get(aoi_id, '')}"
+
+    def _shelf(self, address: Address) -> Shelf:
+        epoch = self._epoch(address.aoi_id)
+        directory = self._shelves.directory(address.listing, epoch)
+        return Shelf(epoch, directory, self._shelves.entry(address.page, epoch, self._clock.now()))
 
 
-class _Bounded(LRUCache[str, Entry]):
-    """An LRUCache that tells of evictions; `popitem` is the place that cachetools documents for it."""
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A directory, and when it was last known to be right (see `TieredStore`)."""
+
+    directory: Directory
+    session: int
+    at: float
+
+    @property
+    def size(self) -> int:
+        """Bytes that it is counted with."""
+        return self.directory.size
+
+
+class Shelves:
+    """Entries and directories within a bound of bytes; what was used longest ago goes first."""
 
     def __init__(self, max_bytes: int, observe: Observe) -> None:
-        super().__init__(max_bytes, getsizeof=lambda entry: entry.size)
+        self._held = _Bounded(max_bytes, observe)
+        self._observe = observe
+
+    def entry(self, page: str, epoch: str, now: float) -> Entry | None:
+        """The entry of a page, if it is of this epoch and not past its last use."""
+        held = self._held.get(page)
+        if not isinstance(held, Entry):
+            return None
+        if held.epoch != epoch or now >= held.last_use:
+            self.drop(page)
+            return None
+        return held
+
+    def checked(self, listing: str) -> Checked | None:
+        """The directory of a listing, whatever its epoch, with its stamp."""
+        held = self._held.get(listing)
+        return held if isinstance(held, Checked) else None
+
+    def directory(self, listing: str, epoch: str) -> Directory | None:
+        """The directory of a listing, if it is of this epoch."""
+        held = self.checked(listing)
+        return held.directory if held is not None and held.directory.epoch == epoch else None
+
+    def put_entry(self, entry: Entry) -> None:
+        """Hold an entry, unless it alone is beyond the bound."""
+        self._put(entry.key, entry)
+
+    def put_directory(self, directory: Directory, *, session: int = 0, at: float = 0.0) -> None:
+        """Hold a directory, stamped with the session of word from Redis, and the time, at which it was right."""
+        self._put(directory.listing, Checked(directory, session, at))
+
+    def drop(self, name: str) -> None:
+        """Let go of an entry or a directory."""
+        self._held.pop(name, None)
+        self._tell_size()
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._held.clear()
+        self._tell_size()
+
+    def _put(self, name: str, value: Entry | Checked) -> None:
+        if _size(value) <= self._held.maxsize:
+            self._held[name] = value
+            self._tell_size()
+
+    def _tell_size(self) -> None:
+        self._observe(MemoryTierSize(self._held.entries, int(self._held.currsize)))
+
+
+def _size(value: Entry | Checked) -> int:
+    return value.size
+
+
+class _Bounded(LRUCache[str, Entry | Checked]):
+    """An LRUCache that counts entries and tells of evictions; `popitem` is where cachetools lets one do so."""
+
+    def __init__(self, max_bytes: int, observe: Observe) -> None:
+        super().__init__(max_bytes, getsizeof=_size)
+        self.entries = 0
         self._tell = observe
 
-    def popitem(self) -> tuple[str, Entry]:
+    def __setitem__(self, name: str, value: Entry | Checked) -> None:
+        new = name not in self
+        super().__setitem__(name, value)
+        self.entries += new and isinstance(value, Entry)
+
+    def __delitem__(self, name: str) -> None:
+        self.entries -= isinstance(self[name], Entry)
+        super().__delitem__(name)
+
+    def popitem(self) -> tuple[str, Entry | Checked]:
         evicted = super().popitem()
         self._tell(Evicted(1))
         return evicted

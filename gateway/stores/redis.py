@@ -1,130 +1,189 @@
-"""Entries in Redis, where every replica sees them and a restart does not lose them.
+"""Pages in Redis, where every replica sees them and a restart does not lose them.
 
-An outage becomes StoreDown, quickly: every command is bounded by `cache.redis_timeout`, none is tried twice, and after
-five failures in a row nothing is sent until a ping succeeds, so that a server which hangs costs the first few requests
-a little and the others nothing.
+Keys are `{prefix}:{format version}:{name}`; everything of an AOI has the AOI as its hash tag, and every key expires.
+What was purged is told by epochs: random tokens, one for each AOI and one for everything, which an entry carries. A
+token that Redis has lost is made anew, so that losing one means misses and never an old page.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable
-from contextlib import suppress
-from typing import TypeVar, cast
+import secrets
+from dataclasses import replace
+from typing import Any, cast
 
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+import msgspec
 
 from gateway.clock import Clock
+from gateway.core import directory as directories
+from gateway.core.admission import Candidate
 from gateway.core.entry import FORMAT_VERSION, CorruptEntry, Entry, ForeignVersion
 from gateway.core.errors import StoreDown
-from gateway.core.facts import CorruptValue, Observe, RedisCommand, RedisWent, TierLookup
-from gateway.stores.redis_client import Client
+from gateway.core.facts import CorruptValue, Observe, TierLookup
+from gateway.core.query import Address
+from gateway.stores.base import Kept, Shelf, ends_one, filed
+from gateway.stores.lookups import Lookups
+from gateway.stores.redis_calls import RedisCalls
 
-_FAILURES_THAT_OPEN = 5
-# A ping may set up a connection, TLS included, and nobody waits for it.
-_PING_TIMEOUT = 1.0
+# An epoch outlives everything that is kept under it; while it is in use it is renewed by every page that is kept.
+_EPOCH_SECONDS = 172_800
+# As often a page is filed anew because another replica was quicker, before it is left out of the store.
+_TRIES = 8
 
-T = TypeVar("T")
+_FILE = """
+local epoch = redis.pcall('GET', KEYS[1])
+if epoch ~= ARGV[1] then return {'purged'} end
+local known = redis.pcall('GET', KEYS[2])
+if type(known) ~= 'string' then known = '' end
+if string.sub(known, 1, 16) ~= ARGV[2] then return {'moved', known} end
+local kind = redis.call('TYPE', KEYS[3])['ok']
+redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4])
+redis.call('SET', KEYS[3], ARGV[5], 'PX', ARGV[6])
+redis.call('EXPIRE', KEYS[1], ARGV[7])
+redis.call('PUBLISH', ARGV[9], ARGV[8])
+return {'kept', kind}
+"""
+
+
+class Word(msgspec.Struct, frozen=True, array_like=True):
+    """What a replica tells the others. An empty `page` speaks of a purge: of an AOI, or of everything (no `aoi_id`)."""
+
+    aoi_id: str
+    epoch: str
+    listing: str = ""
+    page: str = ""
+    generation: str = ""
+    started: float = 0.0
 
 
 class RedisStore:
-    """A Store in Redis. Keys are `{prefix}:{format version}:{key}`; each expires with its entry's last use."""
+    """A Store in Redis."""
 
-    def __init__(self, client: Client, *, prefix: str, timeout: float, clock: Clock, observe: Observe) -> None:
-        self._client = client
-        self._prefix = f"{prefix}:{FORMAT_VERSION}:"
-        self._timeout = timeout
+    def __init__(self, calls: RedisCalls, *, prefix: str, clock: Clock, observe: Observe) -> None:
+        self._calls = calls
+        # MGET reads a value of another type as none, where GET would fail.
+        self._lookups = Lookups(calls)
+        self.prefix = f"{prefix}:{FORMAT_VERSION}:"
         self._clock = clock
         self._observe = observe
-        self._failures = 0
-        self._up: bool | None = None  # not known before the first command
+        self._everything: str | None = None
 
-    async def get(self, key: str) -> Entry | None:
-        """The entry of this key; one that cannot be read is a miss. Raises StoreDown."""
+    @property
+    def channel(self) -> str:
+        """Where replicas tell each other what they did."""
+        return f"{self.prefix}word"
+
+    async def look_up(self, address: Address) -> Shelf:
+        """What there is for the address, in one round trip. Raises StoreDown."""
+        everything = self._everything or await self.beat()
+        names = (self._epoch_name(address.aoi_id), self.prefix + address.listing, self.prefix + address.page)
         try:
-            data: bytes | None = await self._run(
-                "get", cast("Awaitable[bytes | None]", self._client.get(self._prefix + key))
-            )
-        except _WrongTypeError:
-            data = b""
+            token, listing, page = await self._lookups.get(names)
+            epoch = f"{everything}/{await self._token(names[0], token)}"
         except StoreDown:
             self._observe(TierLookup("redis", "error"))
             raise
-        entry = None
-        if data is not None:
-            try:
-                entry = Entry.decode(data, key)
-            except CorruptEntry as error:
-                self._observe(CorruptValue(str(error)))
-            except ForeignVersion:
-                pass  # somebody else's, and the name under which it stands is not ours to judge
+        directory = None if listing is None else directories.decode(listing, address.listing)
+        if listing is not None and directory is None:
+            self._observe(CorruptValue("directory"))
+        if directory is not None and directory.epoch != epoch:
+            directory = None
+        entry = None if page is None else self._read(page, address.page)
+        if entry is not None and entry.epoch != epoch:
+            entry = None
         self._observe(TierLookup("redis", "miss" if entry is None else "hit"))
-        return entry
+        return Shelf(epoch, directory, entry)
 
-    async def put(self, entry: Entry) -> None:
-        """Keep the entry until its last use. Raises StoreDown."""
-        lives = entry.last_use - self._clock.now()
-        if lives > 0:
-            milliseconds = max(1, int(lives * 1000))
-            await self._run("set", self._client.set(self._prefix + entry.key, entry.encode(), px=milliseconds))
+    async def keep(self, address: Address, candidate: Candidate, epoch: str) -> Kept:
+        """File and keep a page: one comparison and its consequences in one step of Redis. Raises StoreDown."""
+        (raw,) = await self._lookups.get((self.prefix + address.listing,))
+        if not epoch.startswith(f"{self._everything}/"):
+            return Kept(replace(candidate.entry, epoch=epoch), "purged")
+        for _ in range(_TRIES):
+            known = None if raw is None else directories.decode(raw, address.listing)
+            result, entry = filed(address, known, candidate, epoch, self._clock.now())
+            if result.outcome == "older":
+                return Kept(entry, "older")
+            told = await self._file(address, raw or b"", result.directory, entry)
+            if told[0] == b"purged":
+                return Kept(entry, "purged")
+            if told[0] == b"kept":
+                if told[1] not in (b"string", b"none"):
+                    self._observe(CorruptValue("not a string"))
+                return Kept(entry, "kept", result.directory, ended=ends_one(known, result))
+            raw = told[1]
+        raise StoreDown("other replicas file pages of this listing all the time")
 
-    async def ping(self) -> None:
-        """See whether Redis answers, and let commands through again if it does. Raises StoreDown."""
-        await self._run("ping", self._client.ping(), timeout=max(_PING_TIMEOUT, self._timeout), probe=True)
+    async def purge(self, aoi_id: str | None) -> None:
+        """Begin a new epoch and tell everybody: one key is written, whatever the number of pages. Raises StoreDown."""
+        token = secrets.token_hex(8)
+        name = self._everything_name if aoi_id is None else self._epoch_name(aoi_id)
+        await self._calls.run("set", lambda client: client.set(name, token, ex=_EPOCH_SECONDS))
+        if aoi_id is None:
+            self._everything = token
+        await self.tell(Word(aoi_id or "", token))
+
+    async def tell(self, word: Word) -> None:
+        """Tell the other replicas. Raises StoreDown."""
+        await self._calls.run("publish", lambda client: client.publish(self.channel, msgspec.msgpack.encode(word)))
+
+    def note_purge(self, word: Word) -> None:
+        """Take in the new epoch of everything, told by another replica."""
+        if not word.aoi_id:
+            self._everything = word.epoch
+
+    async def beat(self) -> str:
+        """Learn the epoch of everything, and keep it from expiring. Raises StoreDown."""
+        name = self._everything_name
+        token = await self._calls.run("getex", lambda client: client.getex(name, ex=_EPOCH_SECONDS))
+        self._everything = await self._token(name, cast("bytes | None", token))
+        return self._everything
 
     async def close(self) -> None:
         """Close the connections."""
-        with suppress(RedisError, OSError):  # it is going away either way
-            await self._client.aclose()
+        await self._lookups.close()
+        await self._calls.close()
 
-    async def _run(self, command: str, answer: Awaitable[T], *, timeout: float | None = None, probe: bool = False) -> T:
-        if self._failures >= _FAILURES_THAT_OPEN and not probe:
-            _discard(answer)
-            raise StoreDown("Redis is left alone until it answers a ping")
-        began = self._clock.monotonic()
+    @property
+    def _everything_name(self) -> str:
+        return f"{self.prefix}epoch"
+
+    def _epoch_name(self, aoi_id: str) -> str:
+        return f"{self.prefix}{{{aoi_id}}}:epoch"
+
+    async def _token(self, name: str, found: bytes | None) -> str:
+        """The token that was found, or a new one, if nobody was quicker."""
+        if found is not None:
+            return found.decode("latin-1")
+        mine = secrets.token_hex(8)
+        old = await self._calls.run("set", lambda client: client.set(name, mine, ex=_EPOCH_SECONDS, nx=True, get=True))
+        return mine if old is None else cast("bytes", old).decode("latin-1")
+
+    async def _file(self, address: Address, known: bytes, directory: directories.Directory, entry: Entry) -> Any:
+        now = self._clock.now()
+        word = Word(address.aoi_id, entry.epoch, address.listing, address.page, entry.generation, entry.started)
+        keys = [
+            self._epoch_name(address.aoi_id),
+            self.prefix + address.listing,
+            self.prefix + address.page,
+        ]
+        arguments = [
+            entry.epoch.partition("/")[2],
+            known[:16],
+            directory.encode(),
+            max(1, int((directory.until - now) * 1000)),
+            entry.encode(),
+            max(1, int((entry.last_use - now) * 1000)),
+            max(_EPOCH_SECONDS, 2 * int(entry.last_use - now)),
+            msgspec.msgpack.encode(word),
+            self.channel,
+        ]
+        return await self._calls.run("file", lambda client: client.eval(_FILE, len(keys), *keys, *arguments))
+
+    def _read(self, data: bytes, page: str) -> Entry | None:
         try:
-            async with asyncio.timeout(self._timeout if timeout is None else timeout):
-                result = await answer
-        except (TimeoutError, RedisTimeoutError):
-            self._observe(RedisCommand(command, "timeout", self._clock.monotonic() - began))
-            self._failed("timeout")
-            raise StoreDown("timeout") from None
-        except (RedisError, OSError, UnicodeDecodeError) as error:
-            self._observe(RedisCommand(command, "error", self._clock.monotonic() - began))
-            if isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE"):
-                self._answered()
-                raise _WrongTypeError from None
-            # Redis answered, but not with what was asked for (OOM, READONLY): up, and this one command failed.
-            if isinstance(error, ResponseError) and not isinstance(error, RedisConnectionError):
-                self._answered()
-            else:
-                self._failed(type(error).__name__)
-            raise StoreDown(type(error).__name__) from None
-        self._observe(RedisCommand(command, "ok", self._clock.monotonic() - began))
-        self._answered()
-        return result
-
-    def _answered(self) -> None:
-        self._failures = 0
-        if self._up is not True:
-            self._up = True
-            self._observe(RedisWent(up=True, reason=""))
-
-    def _failed(self, reason: str) -> None:
-        self._failures += 1
-        if self._up is not False:
-            self._up = False
-            self._observe(RedisWent(up=False, reason=reason))
-
-
-class _WrongTypeError(Exception):
-    """The key holds something that is no string."""
-
-
-def _discard(answer: Awaitable[object]) -> None:
-    """Drop a command that is not sent; a coroutine that is never awaited would complain."""
-    close = getattr(answer, "close", None)
-    if close is not None:
-        close()
+            return Entry.decode(data, page)
+        except CorruptEntry as error:
+            self._observe(CorruptValue(str(error)))
+        except ForeignVersion:
+            pass  # somebody else's, and the name under which it stands is not ours to judge
+        return None

@@ -1,52 +1,204 @@
-"""A near store in front of a far one, itself a Store.
+"""Memory in front of Redis, itself a Store.
 
-The near copy answers as long as it is fresh. Once it is not, the far store is asked, because another replica may have
-fetched the page since; of two copies the one whose fetch began later counts.
+What is in memory answers without asking as long as word comes from Redis (`stores.word`), because then every newer
+page, every ended generation and every purge has been told. When word stops:
+
+- Redis is *silent*: others may still reach it and purge. A copy lives `max_age` longer and then has to be checked; a
+  check that fails leaves no copy to use.
+- Redis is *gone*: nobody can purge. Copies live their own lifetimes, and pages are filed in memory alone.
+
+After word has come back each listing is checked once; of two copies of a page, the one whose fetch began later counts.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
+import math
+import secrets
+from typing import NamedTuple
+
+import msgspec
 
 from gateway.clock import Clock
+from gateway.core.admission import Candidate
+from gateway.core.directory import Directory, Sight
 from gateway.core.entry import Entry
 from gateway.core.errors import StoreDown
-from gateway.stores.base import Store
+from gateway.core.facts import Observe, TierLookup
+from gateway.core.query import Address
+from gateway.stores.base import Kept, Shelf, ends_one, filed
+from gateway.stores.memory import Checked, Shelves
+from gateway.stores.redis import RedisStore, Word
+from gateway.stores.word import WordOfRedis
+
+# Beyond so many AOIs purged one by one, all copies are dropped instead of remembering each.
+_MOST_PURGES = 10_000
+
+
+_WORD = msgspec.msgpack.Decoder(Word)
+
+
+class _Moment(NamedTuple):
+    """A moment on both clocks, in seconds."""
+
+    monotonic: float
+    wall: float
 
 
 class TieredStore:
-    """Two stores as one. While the far one is down, the near one serves alone."""
+    """Two tiers as one Store. `max_age` is `cache.memory_max_age`, in seconds."""
 
-    def __init__(self, near: Store, far: Store, clock: Clock) -> None:
+    def __init__(
+        self, near: Shelves, far: RedisStore, word: WordOfRedis, *, max_age: float, clock: Clock, observe: Observe
+    ) -> None:
         self._near = near
         self._far = far
+        self._word = word
+        self._max_age = max_age
         self._clock = clock
+        self._observe = observe
+        # Under this epoch is kept what is fetched before Redis was ever reached; it is nobody else's.
+        self._alone = secrets.token_hex(8)
+        # When AOIs, and everything, were purged last: what was checked before then counts no more.
+        self._purged: dict[str, _Moment] = {}
+        self._purged_all = _Moment(-math.inf, -math.inf)
 
-    async def get(self, key: str) -> Entry | None:
-        """The later-fetched of both copies; the far one is asked only when the near one is not fresh."""
-        near = await self._near.get(key)
-        if near is not None and self._clock.now() < near.fresh_until:
-            return near
+    async def look_up(self, address: Address) -> Shelf:
+        """The copy in memory where it may be trusted, else what Redis has, or whichever was fetched later."""
+        checked = self._checked(address)
+        if checked is not None and self._is_trusted(checked):
+            entry = self._copy(address, checked.directory)
+            if entry is not None:
+                self._observe(TierLookup("memory", "hit"))
+                return Shelf(checked.directory.epoch, checked.directory, entry)
+        self._observe(TierLookup("memory", "miss"))
         try:
-            far = await self._far.get(key)
+            return await self._from_far(address, checked)
         except StoreDown:
-            return near
-        if far is None or (near is not None and near.started >= far.started):
-            return near
-        await self._near.put(far)
-        return far
+            return self._without_far(address, checked)
 
-    async def put(self, entry: Entry) -> None:
-        """Keep the entry in both, or in the near one alone while the far one is down."""
-        await self._near.put(entry)
-        with suppress(StoreDown):
-            await self._far.put(entry)
+    async def keep(self, address: Address, candidate: Candidate, epoch: str) -> Kept:
+        """Keep a page in both tiers, or in memory alone while Redis does not answer."""
+        began = self._clock.monotonic()
+        try:
+            kept = await self._far.keep(address, candidate, epoch)
+        except StoreDown:
+            return self._keep_alone(address, candidate, epoch)
+        if kept.outcome == "kept" and kept.directory is not None:
+            self._adopt(kept.directory, kept.entry, began)
+        return kept
 
-    async def ping(self) -> None:
-        """See whether the far store answers. Raises StoreDown."""
-        await self._far.ping()
+    async def purge(self, aoi_id: str | None) -> None:
+        """Purge memory in any case. Raises StoreDown when Redis did not confirm it for everybody."""
+        self._purge_near(aoi_id)
+        await self._far.purge(aoi_id)
+
+    def hear(self, data: bytes) -> None:
+        """Take in what another replica did."""
+        try:
+            word = _WORD.decode(data)
+        except msgspec.MsgspecError:
+            self.upset()  # of another version: it may have told anything
+            return
+        if word.page:
+            self._note_page(word)
+        else:
+            self._purge_near(word.aoi_id or None)
+            self._far.note_purge(word)
+
+    def upset(self) -> None:
+        """Trust nothing that is in memory: anything may have happened."""
+        self._purge_near(None)
 
     async def close(self) -> None:
         """Close both."""
-        await self._near.close()
+        self._near.clear()
         await self._far.close()
+
+    def _note_page(self, word: Word) -> None:
+        checked = self._near.checked(word.listing)
+        if checked is not None and (checked.directory.generation, checked.directory.epoch) != (
+            word.generation,
+            word.epoch,
+        ):
+            self._near.drop(word.listing)
+        entry = self._near.entry(word.page, word.epoch, self._clock.now())
+        if entry is not None and entry.started < word.started:
+            self._near.drop(word.page)
+
+    def _checked(self, address: Address) -> Checked | None:
+        checked = self._near.checked(address.listing)
+        return None if checked is None or checked.at <= self._last_purge(address).monotonic else checked
+
+    def _last_purge(self, address: Address) -> _Moment:
+        return max(self._purged_all, self._purged.get(address.aoi_id, self._purged_all))
+
+    def _is_trusted(self, checked: Checked) -> bool:
+        if self._word.heard:
+            return checked.session == self._word.session
+        silent = self._clock.monotonic() - max(self._word.stopped, checked.at)
+        return self._word.unreachable or silent <= self._max_age
+
+    def _copy(self, address: Address, directory: Directory) -> Entry | None:
+        """The page in memory, unless the directory knows of one that was fetched later."""
+        entry = self._near.entry(address.page, directory.epoch, self._clock.now())
+        if entry is None:
+            return None
+        seen = _seen(directory, address)
+        return None if seen is not None and seen.started > entry.started else entry
+
+    async def _from_far(self, address: Address, checked: Checked | None) -> Shelf:
+        # Stamped with when the look-up began: a purge that is told while it is under way comes after it.
+        began = self._clock.monotonic()
+        shelf = await self._far.look_up(address)
+        entry = self._near.entry(address.page, shelf.epoch, self._clock.now())
+        if entry is not None and (shelf.entry is None or entry.started > shelf.entry.started):
+            # Fetched while Redis was away: tell the others.
+            seen = None if checked is None else _seen(checked.directory, address)
+            if checked is not None and seen is not None:
+                kept = await self._far.keep(address, Candidate(entry, seen, checked.directory.total), shelf.epoch)
+                if kept.outcome == "kept" and kept.directory is not None:
+                    self._adopt(kept.directory, kept.entry, began)
+                    return Shelf(shelf.epoch, kept.directory, kept.entry)
+        if shelf.directory is not None:
+            self._adopt(shelf.directory, shelf.entry, began)
+        return shelf
+
+    def _without_far(self, address: Address, checked: Checked | None) -> Shelf:
+        if checked is not None and self._is_trusted(checked):
+            epoch = checked.directory.epoch
+            return Shelf(epoch, checked.directory, self._near.entry(address.page, epoch, self._clock.now()))
+        # Nothing here may be trusted. What is fetched now is filed under the epoch that was known last, so that it can
+        # be told to the others when Redis is back, if there was no purge.
+        purges = self._last_purge(address).wall
+        return Shelf(f"{self._alone}/{purges}" if checked is None else checked.directory.epoch, None, None)
+
+    def _keep_alone(self, address: Address, candidate: Candidate, epoch: str) -> Kept:
+        checked = self._checked(address)
+        known = None if checked is None else checked.directory
+        result, entry = filed(address, known, candidate, epoch, self._clock.now())
+        if entry.started <= self._last_purge(address).wall:
+            return Kept(entry, "purged")
+        if result.outcome == "older":
+            return Kept(entry, "older")
+        self._adopt(result.directory, entry, self._clock.monotonic())
+        return Kept(entry, "kept", result.directory, ended=ends_one(known, result))
+
+    def _adopt(self, directory: Directory, entry: Entry | None, at: float) -> None:
+        self._near.put_directory(directory, session=self._word.session, at=at)
+        if entry is not None:
+            self._near.put_entry(entry)
+
+    def _purge_near(self, aoi_id: str | None) -> None:
+        moment = _Moment(self._clock.monotonic(), self._clock.now())
+        if aoi_id is None or len(self._purged) >= _MOST_PURGES:
+            self._purged_all = moment
+            self._purged.clear()
+            self._near.clear()
+        else:
+            self._purged[aoi_id] = moment
+
+
+def _seen(directory: Directory, address: Address) -> Sight | None:
+    """What the directory knows of this page."""
+    wanted = (address.offset, address.limit)
+    return next((page for page in directory.pages if (page.offset, page.limit) == wanted), None)

@@ -5,24 +5,37 @@ This file owns where a token stands in a request. Whose it is, `core.teams` know
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from aiohttp.web import BaseRequest
 
 from gateway.core.errors import Unauthorized
 from gateway.core.facts import AuthFailed, Observe
+from gateway.core.hosts import is_loopback
 from gateway.core.teams import ANONYMOUS, Roster, Team
+
+# In open mode a client on this machine runs the gateway, so to speak.
+_OWNER = replace(ANONYMOUS, scopes=frozenset({"admin"}))
+
+# With any of these the peer is a proxy, and who is behind it cannot be told.
+_FORWARDING = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
 
 
 class Authenticator:
-    """Tells who is asking; `roster` is None in open mode, where everybody is anonymous."""
+    """Tells who is asking; `roster` is None in open mode, where everybody is anonymous.
 
-    def __init__(self, roster: Roster | None, observe: Observe) -> None:
+    `local` tells that this listener is on loopback, and so open mode grants `admin` to clients on this machine.
+    """
+
+    def __init__(self, roster: Roster | None, observe: Observe, *, local: bool) -> None:
         self._roster = roster
+        self._local = local
         self._observe = observe
 
     def team_of(self, request: BaseRequest) -> Team:
         """The team whose token the request has. Raises Unauthorized."""
         if self._roster is None:
-            return ANONYMOUS
+            return _OWNER if self._local and _is_direct(request) else ANONYMOUS
         tokens = _tokens(request)
         if len(tokens) > 1:
             raise self._failed("conflicting")
@@ -36,6 +49,11 @@ class Authenticator:
     def _failed(self, reason: str) -> Unauthorized:
         self._observe(AuthFailed(reason))
         return Unauthorized(reason)
+
+
+def _is_direct(request: BaseRequest) -> bool:
+    """Whether the client itself is on this machine, rather than a proxy on behalf of somebody."""
+    return is_loopback(request.remote or "") and not any(name in request.headers for name in _FORWARDING)
 
 
 def _tokens(request: BaseRequest) -> set[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address
 
 from aiohttp import HttpVersion11
-from aiohttp.http_exceptions import BadHttpMethod, BadStatusLine, HttpProcessingError, InvalidURLError, LineTooLong
+from aiohttp.http_exceptions import BadHttpMethod, BadStatusLine, HttpProcessingError, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web import BaseRequest
 
@@ -53,8 +53,9 @@ def check(request: BaseRequest, *, loopback_only: bool) -> Target:
     _check_body(request, seen)
     if "expect" in seen:
         raise refused(417, "expectation_failed", "no expectation is met here")
-    if request.method == "CONNECT":
-        raise _no_tunnel()
+    if request.method == "CONNECT":  # which asks for no path, so no route can answer it (RFC 9110, section 9.3.6)
+        allow = {"Allow": "GET, HEAD"}
+        raise Problem(405, "method_not_allowed", "this is no proxy", headers=allow, close=True)
     if not _TARGET.fullmatch(message.path):
         raise _bad("the request target has characters that belong percent-encoded")
     host = _host(seen, required=message.version == HttpVersion11)
@@ -74,8 +75,6 @@ def parser_problem(error: HttpProcessingError) -> Problem:
             if str(error.args[1]) == str(MAX_TARGET_BYTES):
                 return refused(414, "uri_too_long", f"a target has at most {MAX_TARGET_BYTES} bytes")
             return refused(431, "headers_too_large", f"a header has at most {MAX_FIELD_BYTES} bytes")
-        case InvalidURLError() if error.message.startswith("/"):
-            return _no_tunnel()  # of no other method does the parser say this about a path
         case BadHttpMethod():
             return _bad("this is not HTTP")
         case BadStatusLine() if "Invalid HTTP version" in error.message:
@@ -98,12 +97,6 @@ def unknown_version() -> Problem:
 
 def _bad(message: str) -> Problem:
     return refused(400, "bad_request", message)
-
-
-def _no_tunnel() -> Problem:
-    """CONNECT asks for no path, so no route can answer it (RFC 9110, section 9.3.6)."""
-    allow = {"Allow": "GET, HEAD"}
-    return Problem(405, "method_not_allowed", "this is no proxy", headers=allow, close=True)
 
 
 def _single_headers(message: RawRequestMessage) -> dict[str, str]:

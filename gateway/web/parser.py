@@ -76,7 +76,6 @@ class StrictParser:
     def message_consumed(self) -> None:
         """One of the requests handed over is being answered."""
         self._ahead -= 1
-        self._parser.message_consumed()
 
     def pause_reading(self) -> None:
         """Stop in the middle of a body that is not being read."""
@@ -102,6 +101,7 @@ class StrictParser:
         if line[1] not in (b"1.0", b"1.1"):
             return self._unreadable(unknown_version())
         self._head = b""
+        self._parser.message_consumed()  # who counts them is this class
         message: RawRequestMessage
         message, content = requests[0]
         if content is not EMPTY_PAYLOAD:

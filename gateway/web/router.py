@@ -15,6 +15,7 @@ from typing import Literal
 from aiohttp import web
 
 from gateway.clock import Clock
+from gateway.core.errors import Denied
 from gateway.core.facts import Observe, RequestBegan, RequestServed, Stumbled
 from gateway.core.teams import Team
 from gateway.web.assets import Assets
@@ -27,16 +28,19 @@ from gateway.web.problems import INTERNAL_ERROR, Problem, problem_of, render
 # nginx's number for "the client went away before it had an answer"; it is never sent.
 _CLIENT_LEFT = 499
 
-RouteName = Literal["assets", "landing", "docs", "openapi", "metrics", "healthz", "readyz", "unknown", "invalid"]
+RouteName = Literal[
+    "assets", "landing", "docs", "openapi", "metrics", "healthz", "readyz", "purge", "unknown", "invalid"
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path with its answer; these take no part in authentication."""
+    """A path with its answer; only an `admin` route asks who is there."""
 
     name: RouteName
     answer: Callable[[web.BaseRequest], Awaitable[web.Response]]
     methods: tuple[str, ...] = ("GET", "HEAD")
+    admin: bool = False
 
 
 class Lifecycle:
@@ -110,6 +114,8 @@ class Router:
             raise Problem(404, "not_found", "there is nothing here; / tells what there is")
         exchange.route = route.name
         self._check_method(request, route.methods)
+        if route.admin and "admin" not in self._authenticated(request, exchange).scopes:
+            raise Denied("this needs the scope admin or, in open mode, a client on this machine")
         return await route.answer(request)
 
     def _authenticated(self, request: web.BaseRequest, exchange: Exchange) -> Team:

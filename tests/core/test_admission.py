@@ -20,7 +20,7 @@ def admitted(assets: str, *, caching: VendorCaching | None = None, lifetimes: Li
     fetched = Fetched(
         200, body, parse_listing(body, "a1"), caching or VendorCaching(), started=NOW - 1, arrived=NOW, duration=1
     )
-    return admit(QUERY, QUERY.key("s"), fetched, lifetimes or Lifetimes(), 0.0)
+    return admit(QUERY, "page", fetched, lifetimes or Lifetimes(), 0.0).entry
 
 
 def asset(*ends: float) -> str:
@@ -53,8 +53,9 @@ def test_age_counts_from_when_the_vendor_made_it() -> None:
     assert entry.age(NOW + 1) == 8
 
 
-def test_a_404_has_no_generation_and_one_life() -> None:
+def test_a_404_has_no_total_and_one_life() -> None:
     fetched = Fetched(404, b'{"error":{"code":"c"}}', None, VendorCaching(), NOW, NOW, 1)
-    entry = admit(QUERY, "k", fetched, Lifetimes(), 0.0)
-    assert entry.generation == ""
+    candidate = admit(QUERY, "page", fetched, Lifetimes(), 0.0)
+    entry = candidate.entry
+    assert candidate.total is None
     assert entry.fresh_until == entry.grace_until == entry.keep_until == NOW + 30

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.errors import Envelope
-from gateway.core.listing import InvalidListing, Listing, parse_envelope, parse_listing, render_envelope
+from gateway.core.listing import (
+    ID_BYTES,
+    NO_ID,
+    InvalidListing,
+    Listing,
+    parse_envelope,
+    parse_listing,
+    render_envelope,
+)
 
 PAGINATION = b'"pagination":{"total":1,"offset":0,"limit":10}'
 
@@ -34,7 +42,16 @@ def page(assets: bytes, pagination: bytes = PAGINATION) -> bytes:
     ],
 )
 def test_a_listing(body: bytes, count: int, settled: bool) -> None:
-    assert parse_listing(body, "a1") == Listing(total=1, offset=0, limit=10, count=count, settled=settled)
+    listing = parse_listing(body, "a1")
+    assert listing == Listing(total=1, offset=0, limit=10, count=count, settled=settled, ids=listing.ids)
+    assert len(listing.ids) == count * ID_BYTES
+
+
+def test_ids_are_told_apart_and_what_is_no_id_proves_nothing() -> None:
+    found = parse_listing(page(b'[{"id":"x"},{"id":"y"},{"id":"x"},{},{"id":7},{"id":""}]'), "a1").ids
+    one, two, again, *others = (found[place : place + ID_BYTES] for place in range(0, len(found), ID_BYTES))
+    assert one == again != two
+    assert others == [NO_ID] * 3
 
 
 @pytest.mark.parametrize(

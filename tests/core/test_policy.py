@@ -47,7 +47,7 @@ def test_age_counts_from_birth_and_is_never_negative(later: float, age: int) -> 
 
 
 def listing(count: int, *, settled: bool) -> Listing:
-    return Listing(total=50, offset=0, limit=10, count=count, settled=settled)
+    return Listing(total=50, offset=0, limit=10, count=count, settled=settled, ids=b"")
 
 
 @pytest.mark.parametrize(

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import fakeredis
 import pytest
-from entries import entry
+from entries import address, candidate
 from harness import SteeredClock
 from real_redis import RealRedis
 
-from gateway.stores.base import Store
-from gateway.stores.memory import MemoryStore
+from gateway.stores.base import Kept, Store
+from gateway.stores.memory import MemoryStore, Shelves
 from gateway.stores.redis import RedisStore
+from gateway.stores.redis_calls import RedisCalls
 from gateway.stores.redis_client import Client, connect
 from gateway.stores.tiered import TieredStore
+from gateway.stores.word import WordOfRedis
+
+HERE = address()
 
 
 def ignore(_: NamedTuple) -> None:
     """No sink."""
 
 
-def over(client: Client, clock: SteeredClock) -> RedisStore:
-    return RedisStore(client, prefix="test", timeout=1.0, clock=clock, observe=ignore)
+def tiers(client: Client, clock: SteeredClock) -> tuple[RedisStore, TieredStore]:
+    """Redis alone, and with memory in front; nobody listens, so that memory is trusted for a while only."""
+    calls = RedisCalls(client, timeout=1.0, clock=clock, observe=ignore)
+    far = RedisStore(calls, prefix="test", clock=clock, observe=ignore)
+    word = WordOfRedis(calls, far, clock)
+    near = Shelves(1_000_000, ignore)
+    return far, TieredStore(near, far, word, max_age=5, clock=clock, observe=ignore)
 
 
 @pytest.fixture
@@ -35,66 +44,142 @@ def clock() -> SteeredClock:
 @pytest.fixture(params=["memory", "fakeredis", "redis", "tiered fakeredis", "tiered redis"])
 async def store(request: pytest.FixtureRequest, clock: SteeredClock) -> AsyncIterator[Store]:
     kind: str = request.param
-    if kind.endswith("fakeredis"):
-        far = over(fakeredis.FakeAsyncRedis(), clock)
-    elif kind.endswith("redis"):
-        server: RealRedis = request.getfixturevalue("real_redis")
-        far = over(connect(server.url, 1.0), clock)
     made: Store
-    if kind.startswith("tiered"):
-        made = TieredStore(MemoryStore(1_000_000, clock, ignore), far, clock)
-    elif kind == "memory":
+    if kind == "memory":
         made = MemoryStore(1_000_000, clock, ignore)
     else:
-        made = far
+        if kind.endswith("fakeredis"):
+            client: Client = fakeredis.FakeAsyncRedis()
+        else:
+            server: RealRedis = request.getfixturevalue("real_redis")
+            client = connect(server.url, 1.0)
+        far, tiered = tiers(client, clock)
+        made = tiered if kind.startswith("tiered") else far
     yield made
     await made.close()
 
 
-async def test_what_was_put_is_got(store: Store, clock: SteeredClock) -> None:
-    kept = entry(now=clock.now())
-    await store.put(kept)
-    assert await store.get(kept.key) == kept
+async def keep(store: Store, clock: SteeredClock, *, at: int = 0, began: float = 0.0, **shown: Any) -> Kept:
+    """Keep a page that was fetched under the current epoch."""
+    where = address(offset=at)
+    shelf = await store.look_up(where)
+    return await store.keep(where, candidate(where, now=clock.now(), started=began, **shown), shelf.epoch)
 
 
 async def test_nothing_is_nothing(store: Store) -> None:
-    assert await store.get("{a1}:s:offset=0&limit=10") is None
+    shelf = await store.look_up(HERE)
+    assert shelf.epoch
+    assert (shelf.entry, shelf.directory, shelf.current) == (None, None, False)
+
+
+async def test_what_was_kept_is_found(store: Store, clock: SteeredClock) -> None:
+    kept = await keep(store, clock)
+    assert (kept.outcome, kept.ended) == ("kept", False)
+    shelf = await store.look_up(HERE)
+    assert shelf.entry == kept.entry
+    assert shelf.current
 
 
 async def test_an_expired_entry_is_still_there_while_it_is_kept(store: Store, clock: SteeredClock) -> None:
-    kept = entry(now=clock.now() - 25)
-    await store.put(kept)
-    assert await store.get(kept.key) == kept
+    kept = await keep(store, clock)
+    clock.skip(25)
+    assert (await store.look_up(HERE)).entry == kept.entry
 
 
-async def test_an_entry_past_its_last_use_is_not_kept(store: Store, clock: SteeredClock) -> None:
-    past = entry(now=clock.now() - 31)
-    await store.put(past)
-    assert await store.get(past.key) is None
+async def test_an_entry_past_its_last_use_is_not_found(store: Store, clock: SteeredClock) -> None:
+    where = address()
+    past = candidate(where, now=clock.now() - 31)
+    await store.keep(where, past, (await store.look_up(where)).epoch)
+    assert (await store.look_up(where)).entry is None or clock.now() >= past.entry.last_use
 
 
-async def test_a_later_fetch_replaces_an_earlier_one(store: Store, clock: SteeredClock) -> None:
-    await store.put(entry(now=clock.now(), body=b"old"))
-    new = entry(now=clock.now(), started=1, body=b"new")
-    await store.put(new)
-    assert await store.get(new.key) == new
+async def test_a_later_fetch_replaces_an_earlier_one_and_never_the_other_way_round(
+    store: Store, clock: SteeredClock
+) -> None:
+    await keep(store, clock, body=b"first")
+    later = await keep(store, clock, began=2, body=b"later")
+    assert (await store.look_up(HERE)).entry == later.entry
+    assert (await keep(store, clock, began=1, body=b"between")).outcome == "older"
+    assert (await store.look_up(HERE)).entry == later.entry
 
 
-async def test_keys_do_not_mix(store: Store, clock: SteeredClock) -> None:
-    one = entry("{a1}:s:offset=0&limit=10", now=clock.now(), body=b"one")
-    two = entry("{a1}:s:offset=10&limit=10", now=clock.now(), body=b"two")
-    await store.put(one)
-    await store.put(two)
-    assert await store.get(one.key) == one
-    assert await store.get(two.key) == two
+async def test_pages_do_not_mix(store: Store, clock: SteeredClock) -> None:
+    one = await keep(store, clock, body=b"one")
+    two = await keep(store, clock, at=10, body=b"two")
+    assert (await store.look_up(HERE)).entry == one.entry
+    assert (await store.look_up(address(offset=10))).entry == two.entry
+    assert one.entry.generation == two.entry.generation
 
 
-async def test_an_entry_without_gzip_and_a_404_come_back_as_they_were(store: Store, clock: SteeredClock) -> None:
-    now = clock.now()
-    bare = replace(entry(now=now), status=404, gzipped=None, generation="", grace_until=now + 10, keep_until=now + 10)
-    await store.put(bare)
-    assert await store.get(bare.key) == bare
+async def test_another_total_ends_the_generation_for_every_page(store: Store, clock: SteeredClock) -> None:
+    one = await keep(store, clock)
+    two = await keep(store, clock, at=10, began=1, total=101)
+    assert two.ended
+    assert two.entry.generation != one.entry.generation
+    first, second = await store.look_up(HERE), await store.look_up(address(offset=10))
+    assert (first.current, second.current) == (False, True)
+    assert first.entry == one.entry  # still there, should the vendor fail
 
 
-async def test_it_answers_a_ping(store: Store) -> None:
-    await store.ping()
+async def test_other_ids_where_pages_overlap_end_the_generation(store: Store, clock: SteeredClock) -> None:
+    await keep(store, clock, ids="abcdefghij")
+    assert not (await keep(store, clock, at=5, began=1, ids="fghijklmno")).ended
+    assert (await keep(store, clock, at=8, began=2, ids="XYklmnopqr")).ended
+
+
+async def test_a_404_ends_the_generation_and_a_page_ends_the_404(store: Store, clock: SteeredClock) -> None:
+    await keep(store, clock)
+    assert (await keep(store, clock, at=10, began=1, status=404)).ended
+    assert not (await store.look_up(HERE)).current
+    assert (await keep(store, clock, began=2)).ended
+    assert not (await store.look_up(address(offset=10))).current
+
+
+async def test_a_fetch_that_began_before_the_change_changes_nothing(store: Store, clock: SteeredClock) -> None:
+    await keep(store, clock)
+    new = await keep(store, clock, began=2, total=101)
+    late = await keep(store, clock, at=10, began=1, total=100)
+    assert late.outcome == "older"
+    assert late.entry.generation != new.entry.generation
+    assert (await store.look_up(HERE)).entry == new.entry
+    assert (await store.look_up(address(offset=10))).entry is None
+
+
+async def test_a_purge_ends_one_aoi_and_leaves_the_others(store: Store, clock: SteeredClock) -> None:
+    other = address("a2")
+    await keep(store, clock)
+    await store.keep(other, candidate(other, now=clock.now()), (await store.look_up(other)).epoch)
+    before = await store.look_up(HERE)
+    await store.purge("a1")
+    after = await store.look_up(HERE)
+    assert (after.entry, after.directory) == (None, None)
+    assert after.epoch != before.epoch
+    assert (await store.look_up(other)).entry is not None
+
+
+async def test_a_purge_of_everything_ends_everything(store: Store, clock: SteeredClock) -> None:
+    await keep(store, clock)
+    await store.purge(None)
+    assert (await store.look_up(HERE)).entry is None
+    await keep(store, clock)
+    assert (await store.look_up(HERE)).entry is not None
+
+
+@pytest.mark.parametrize("purged", ["a1", None])
+async def test_a_page_that_was_fetched_before_a_purge_is_not_kept(
+    store: Store, clock: SteeredClock, purged: str | None
+) -> None:
+    epoch = (await store.look_up(HERE)).epoch
+    fetched = candidate(HERE, now=clock.now())
+    await store.purge(purged)
+    kept = await store.keep(HERE, fetched, epoch)
+    assert kept.outcome == "purged"
+    assert kept.entry.body == fetched.entry.body
+    assert (await store.look_up(HERE)).entry is None
+
+
+async def test_an_entry_without_gzip_comes_back_as_it_was(store: Store, clock: SteeredClock) -> None:
+    bare = candidate(HERE, now=clock.now())
+    bare = replace(bare, entry=replace(bare.entry, gzipped=None))
+    kept = await store.keep(HERE, bare, (await store.look_up(HERE)).epoch)
+    assert (await store.look_up(HERE)).entry == kept.entry

@@ -1,42 +1,52 @@
-"""The in-process store is bounded in bytes and forgets what was used longest ago."""
+"""What memory holds is bounded in bytes, and what was used longest ago goes first."""
 
 from __future__ import annotations
 
-from entries import Facts, entry
+from entries import Facts, address, candidate, entry
 from harness import SteeredClock
 
 from gateway.core.facts import Evicted, MemoryTierSize
-from gateway.stores.memory import MemoryStore
+from gateway.stores.memory import MemoryStore, Shelves
 
 
-async def test_what_was_used_longest_ago_goes_first() -> None:
-    clock, facts = SteeredClock(), Facts()
-    one, two, three = (entry(f"{{a}}:{name}", now=clock.now(), body=b"x" * 1000) for name in ("one", "two", "three"))
-    store = MemoryStore(one.size * 2 + 100, clock, facts)
-    await store.put(one)
-    await store.put(two)
-    assert await store.get(one.key) == one
-    await store.put(three)
-    assert await store.get(two.key) is None
-    assert await store.get(one.key) == one
+def test_what_was_used_longest_ago_goes_first() -> None:
+    facts = Facts()
+    one, two, three = (entry(name, now=0, body=b"x" * 1000) for name in ("one", "two", "three"))
+    shelves = Shelves(one.size * 2 + 100, facts)
+    shelves.put_entry(one)
+    shelves.put_entry(two)
+    assert shelves.entry("one", "p", 0) == one
+    shelves.put_entry(three)
+    assert shelves.entry("two", "p", 0) is None
+    assert shelves.entry("one", "p", 0) == one
     assert [fact for fact in facts if isinstance(fact, Evicted)] == [Evicted(1)]
     assert [fact for fact in facts if isinstance(fact, MemoryTierSize)][-1] == MemoryTierSize(2, one.size + three.size)
 
 
-async def test_an_entry_beyond_the_bound_is_not_kept_and_drives_nobody_out() -> None:
-    clock, facts = SteeredClock(), Facts()
-    store = MemoryStore(10_000, clock, facts)
-    small = entry("{a}:small", now=clock.now())
-    await store.put(small)
-    await store.put(entry("{a}:large", now=clock.now(), body=b"x" * 10_000))
-    assert await store.get("{a}:large") is None
-    assert await store.get(small.key) == small
+def test_what_is_beyond_the_bound_is_not_held_and_drives_nobody_out() -> None:
+    shelves = Shelves(10_000, Facts())
+    small = entry("small", now=0)
+    shelves.put_entry(small)
+    shelves.put_entry(entry("large", now=0, body=b"x" * 10_000))
+    assert shelves.entry("large", "p", 0) is None
+    assert shelves.entry("small", "p", 0) == small
 
 
-async def test_an_earlier_fetch_never_replaces_a_later_one() -> None:
+def test_an_entry_of_another_epoch_or_past_its_last_use_is_let_go() -> None:
+    facts = Facts()
+    shelves = Shelves(10_000, facts)
+    for epoch, now in (("q", 0.0), ("p", 30.0)):
+        shelves.put_entry(entry("page", now=0))
+        assert shelves.entry("page", epoch, now) is None
+        assert facts[-1] == MemoryTierSize(0, 0)
+
+
+async def test_epochs_of_many_aois_are_bounded_and_forgetting_them_is_a_miss() -> None:
     clock = SteeredClock()
-    store = MemoryStore(10_000, clock, Facts())
-    later = entry(now=clock.now(), started=5, body=b"later")
-    await store.put(later)
-    await store.put(entry(now=clock.now(), started=1, body=b"earlier"))
-    assert await store.get(later.key) == later
+    store = MemoryStore(100_000, clock, Facts())
+    where = address("kept")
+    await store.keep(where, candidate(where, now=clock.now()), (await store.look_up(where)).epoch)
+    for number in range(10_001):
+        await store.purge(f"a{number}")
+    assert len(store._of_aoi) <= 10_000
+    assert (await store.look_up(where)).entry is None

@@ -5,20 +5,23 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
-from entries import Facts, entry
+from entries import Facts, address, candidate
 from harness import SteeredClock
 from real_redis import RealRedis
 from redis.asyncio import Redis
 
 from gateway.core.errors import StoreDown
 from gateway.core.facts import CorruptValue, RedisCommand, RedisWent
+from gateway.stores.base import Kept
 from gateway.stores.redis import RedisStore
+from gateway.stores.redis_calls import RedisCalls
 from gateway.stores.redis_client import BadStoreUrl, connect
 
-KEY = "{a1}:s:offset=0&limit=10"
-NAME = f"test:1:{KEY}"
+HERE = address()
+NAME = f"test:1:{HERE.page}"
 
 
 @pytest.fixture
@@ -32,104 +35,159 @@ def clock() -> SteeredClock:
 
 
 @pytest.fixture
-async def raw(real_redis: RealRedis) -> AsyncIterator[Redis]:
+async def raw(real_redis: RealRedis) -> AsyncIterator[Any]:
     client = Redis.from_url(real_redis.url)
     yield client
     await client.aclose()
 
 
 @pytest.fixture
-async def store(real_redis: RealRedis, clock: SteeredClock, facts: Facts) -> AsyncIterator[RedisStore]:
-    made = RedisStore(connect(real_redis.url, 0.05), prefix="test", timeout=0.05, clock=clock, observe=facts)
+async def calls(real_redis: RealRedis, clock: SteeredClock, facts: Facts) -> AsyncIterator[RedisCalls]:
+    made = RedisCalls(connect(real_redis.url, 0.05), timeout=0.05, clock=clock, observe=facts)
     await made.ping()
     yield made
     await made.close()
 
 
+@pytest.fixture
+async def store(calls: RedisCalls, clock: SteeredClock, facts: Facts) -> RedisStore:
+    made = RedisStore(calls, prefix="test", clock=clock, observe=facts)
+    await made.look_up(HERE)
+    return made
+
+
+async def keep(store: RedisStore, clock: SteeredClock, **shown: Any) -> Kept:
+    epoch = (await store.look_up(HERE)).epoch
+    return await store.keep(HERE, candidate(HERE, now=clock.now(), **shown), epoch)
+
+
 async def test_keys_start_with_prefix_and_version_hold_the_aoi_in_a_hash_tag_and_expire(
-    store: RedisStore, raw: Redis, clock: SteeredClock
+    store: RedisStore, raw: Any, clock: SteeredClock
 ) -> None:
-    await store.put(entry(KEY, now=clock.now()))
-    assert await raw.keys() == [NAME.encode()]
+    await keep(store, clock)
+    names = sorted(name.decode() for name in await raw.keys())
+    assert names == ["test:1:epoch", "test:1:{a1}:epoch", "test:1:{a1}:list:s:all", NAME]
+    for name in names:
+        assert await raw.pttl(name) > 0
     assert 29_000 < await raw.pttl(NAME) <= 30_000
+
+
+async def test_a_purge_writes_one_key_whatever_there_is(store: RedisStore, raw: Any, clock: SteeredClock) -> None:
+    await keep(store, clock)
+    before = {name: await raw.get(name) for name in await raw.keys()}
+    await store.purge("a1")
+    after = {name: await raw.get(name) for name in await raw.keys()}
+    assert [name for name in after if after[name] != before.get(name)] == [b"test:1:{a1}:epoch"]
+
+
+@pytest.mark.parametrize("lost", ["test:1:{a1}:epoch", "test:1:epoch", "test:1:{a1}:list:s:all"])
+async def test_an_epoch_that_redis_lost_is_a_miss_and_a_lost_directory_no_answer(
+    store: RedisStore, raw: Any, clock: SteeredClock, lost: str
+) -> None:
+    await keep(store, clock)
+    await raw.delete(lost)
+    await store.beat()
+    shelf = await store.look_up(HERE)
+    assert not shelf.current
+    assert (shelf.entry is None) == lost.endswith("epoch")
+    assert (await keep(store, clock, started=1)).outcome == "kept"
+    assert (await store.look_up(HERE)).current
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"\x80\x04K\x01.", b"pxgw", b"pxgw\x01" + b"\0" * 40])
 async def test_a_value_from_elsewhere_is_a_miss_and_counted(
-    store: RedisStore, raw: Redis, facts: Facts, data: bytes
+    store: RedisStore, raw: Any, facts: Facts, data: bytes
 ) -> None:
-    await raw.set(NAME, data)
-    assert await store.get(KEY) is None
-    assert any(isinstance(fact, CorruptValue) for fact in facts)
+    for name in (NAME, "test:1:{a1}:list:s:all"):
+        facts.clear()
+        await raw.set(name, data)
+        shelf = await store.look_up(HERE)
+        assert (shelf.entry, shelf.directory) == (None, None)
+        assert any(isinstance(fact, CorruptValue) for fact in facts)
+    assert (await keep(store, SteeredClock())).outcome == "kept"  # and overwritten
 
 
-async def test_every_flipped_bit_and_every_cut_is_a_miss(store: RedisStore, raw: Redis, clock: SteeredClock) -> None:
-    whole = entry(KEY, now=clock.now()).encode()
+async def test_a_value_of_another_format_version_is_left_alone_until_it_is_overwritten(
+    store: RedisStore, raw: Any, facts: Facts
+) -> None:
+    await raw.set(NAME, b"pxgw\x02 something newer")
+    assert (await store.look_up(HERE)).entry is None
+    assert not [fact for fact in facts if isinstance(fact, CorruptValue)]
+
+
+async def test_every_flipped_bit_and_every_cut_is_a_miss(store: RedisStore, raw: Any, clock: SteeredClock) -> None:
+    await keep(store, clock)
+    whole = await raw.get(NAME)
     for place in range(len(whole)):
         flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
         for spoilt in (flipped, whole[:place]):
             await raw.set(NAME, spoilt)
-            assert await store.get(KEY) is None
+            assert (await store.look_up(HERE)).entry is None
 
 
-async def test_another_pages_value_is_a_miss(store: RedisStore, raw: Redis, clock: SteeredClock) -> None:
-    await raw.set(NAME, entry("{a2}:s:offset=0&limit=10", now=clock.now()).encode())
-    assert await store.get(KEY) is None
+async def test_another_pages_value_is_a_miss(store: RedisStore, raw: Any, clock: SteeredClock) -> None:
+    await keep(store, clock)
+    there = address(offset=10)
+    await raw.set(f"test:1:{there.page}", await raw.get(NAME))
+    assert (await store.look_up(there)).entry is None
 
 
-async def test_a_value_of_another_type_is_a_miss_and_overwritten(
-    store: RedisStore, raw: Redis, clock: SteeredClock, facts: Facts
+async def test_a_value_of_another_type_is_a_miss_counted_and_overwritten(
+    store: RedisStore, raw: Any, clock: SteeredClock, facts: Facts
 ) -> None:
     await raw.lpush(NAME, "x")
-    assert await store.get(KEY) is None
-    assert CorruptValue("not an entry") in facts
-    kept = entry(KEY, now=clock.now())
-    await store.put(kept)
-    assert await store.get(KEY) == kept
+    await raw.lpush("test:1:{a1}:list:s:all", "x")
+    assert (await store.look_up(HERE)).entry is None
+    kept = await keep(store, clock)
+    assert CorruptValue("not a string") in facts
+    assert (await store.look_up(HERE)).entry == kept.entry
 
 
 async def test_a_stopped_server_costs_one_timeout_and_after_five_nothing(
-    store: RedisStore, real_redis: RealRedis, facts: Facts
+    store: RedisStore, calls: RedisCalls, real_redis: RealRedis, facts: Facts
 ) -> None:
     real_redis.signal(signal.SIGSTOP)
     try:
         for _ in range(5):
             began = time.monotonic()
             with pytest.raises(StoreDown):
-                await store.get(KEY)
+                await store.look_up(HERE)
             assert time.monotonic() - began < 0.5  # a promise of 60 ms, on a machine that others use as well
+        assert not calls.gone  # it may be there for others
         sent = len([fact for fact in facts if isinstance(fact, RedisCommand)])
         with pytest.raises(StoreDown):
-            await store.get(KEY)
+            await store.look_up(HERE)
         assert len([fact for fact in facts if isinstance(fact, RedisCommand)]) == sent
     finally:
         real_redis.signal(signal.SIGCONT)
-    await store.ping()
-    assert await store.get(KEY) is None
+    await calls.ping()
+    assert (await store.look_up(HERE)).entry is None
     assert [fact.up for fact in facts if isinstance(fact, RedisWent)] == [True, False, True]
 
 
 async def test_a_killed_server_is_down_and_used_again_when_it_is_back(
-    store: RedisStore, real_redis: RealRedis, clock: SteeredClock
+    store: RedisStore, calls: RedisCalls, real_redis: RealRedis, clock: SteeredClock
 ) -> None:
+    epoch = (await store.look_up(HERE)).epoch
     real_redis.kill()
     with pytest.raises(StoreDown):
-        await store.put(entry(KEY, now=clock.now()))
+        await store.keep(HERE, candidate(HERE, now=clock.now()), epoch)
+    with pytest.raises(StoreDown):
+        await store.purge(None)
+    assert calls.gone
     real_redis.start()
-    await store.ping()
-    kept = entry(KEY, now=clock.now())
-    await store.put(kept)
-    assert await store.get(KEY) == kept
+    await calls.ping()
+    await store.beat()
+    kept = await keep(store, clock)
+    assert (await store.look_up(HERE)).entry == kept.entry
 
 
-async def test_a_full_server_still_reads(store: RedisStore, raw: Redis, clock: SteeredClock, facts: Facts) -> None:
-    kept = entry(KEY, now=clock.now())
-    await store.put(kept)
+async def test_a_full_server_still_reads(store: RedisStore, raw: Any, clock: SteeredClock, facts: Facts) -> None:
+    kept = await keep(store, clock)
     await raw.config_set("maxmemory", "1")
     with pytest.raises(StoreDown):
-        await store.put(entry("{a2}:x", now=clock.now()))
-    assert await store.get(KEY) == kept
-    assert facts[-2].result == "ok"  # type: ignore[attr-defined]
+        await keep(store, clock, started=1)
+    assert (await store.look_up(HERE)).entry == kept.entry
     assert [fact.up for fact in facts if isinstance(fact, RedisWent)] == [True]
 
 

@@ -1,0 +1,94 @@
+"""Asks a running gateway, for the commands that do: whether it is alive, and to purge."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any
+from urllib.parse import urlsplit
+
+from gateway.core.options import OpsOptions, ServerOptions
+
+_TIMEOUT = 2.0
+_PURGE_TIMEOUT = 10.0
+
+
+class NotReached(Exception):
+    """No gateway answered."""
+
+
+class Refused(Exception):
+    """The gateway answered, but did not do it; the message is its own."""
+
+
+def is_alive(server: ServerOptions, ops: OpsOptions) -> bool:
+    """Whether `/healthz` answers 200, on the operations listener if there is one."""
+    try:
+        return _ask(_listener(server, ops, _TIMEOUT), "GET", "/healthz")[0] == 200
+    except NotReached:
+        return False
+
+
+def purge(server: ServerOptions, ops: OpsOptions, *, url: str | None, token: str | None, aoi_id: str | None) -> None:
+    """Purge an AOI, or (None) everything, at `url` or else at the configured listener.
+
+    Raises NotReached or Refused.
+    """
+    connection = _listener(server, ops, _PURGE_TIMEOUT) if url is None else _at(url, _PURGE_TIMEOUT)
+    order = {"all": True} if aoi_id is None else {"aoi_id": aoi_id}
+    headers = {"Content-Type": "application/json"} | ({} if token is None else {"Authorization": f"Bearer {token}"})
+    status, body = _ask(connection, "POST", "/admin/purge", json.dumps(order), headers)
+    if status != 200:
+        raise Refused(_reason(status, body))
+
+
+def reachable_host(host: str) -> str:
+    """A host to connect to where one is listened on: every host is reached by loopback."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+
+
+def _listener(server: ServerOptions, ops: OpsOptions, timeout: float) -> HTTPConnection:
+    if ops.port is not None:
+        return HTTPConnection(reachable_host(ops.host or "127.0.0.1"), ops.port, timeout=timeout)
+    host = reachable_host(server.host)
+    if server.tls_cert_file is None:
+        return HTTPConnection(host, server.port, timeout=timeout)
+    # The certificate names the public host; what is asked here is the process on this machine.
+    context = ssl._create_unverified_context()  # noqa: S323, SLF001
+    return HTTPSConnection(host, server.port, timeout=timeout, context=context)
+
+
+def _at(url: str, timeout: float) -> HTTPConnection:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if host is None or parts.scheme not in ("http", "https"):
+        raise NotReached(f"{url} is no http:// or https:// URL")
+    if parts.scheme == "https":
+        return HTTPSConnection(host, port, timeout=timeout)
+    return HTTPConnection(host, port, timeout=timeout)
+
+
+def _ask(
+    connection: HTTPConnection, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None
+) -> tuple[int, bytes]:
+    try:
+        connection.request(method, path, body, headers or {})
+        response = connection.getresponse()
+        return response.status, response.read()
+    except (OSError, HTTPException) as error:
+        where = f"{connection.host}:{connection.port}"
+        raise NotReached(f"no gateway answers at {where}: {type(error).__name__}") from None
+    finally:
+        connection.close()
+
+
+def _reason(status: int, body: bytes) -> str:
+    try:
+        error: Any = json.loads(body)["error"]
+        return f"{status} {error['code']}: {error['message']}"
+    except (ValueError, LookupError, TypeError):
+        return f"{status}, and it does not look like this gateway"

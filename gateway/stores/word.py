@@ -1,0 +1,89 @@
+"""Word from Redis: what other replicas tell, and whether we hear them at all.
+
+Replicas tell each other of pages that they kept and of purges (`stores.redis.Word`). Whoever listens may answer from
+its own copies without asking, as long as it hears: a connection that is subscribed, and a heartbeat twice a second that
+shows Redis alive and brings the epoch of everything. Each time that the connection is made anew a new *session* begins,
+and what was learned in an earlier one has to be checked once, because word may have been missed in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from gateway.clock import Clock
+from gateway.core.errors import StoreDown
+from gateway.stores.redis import RedisStore
+from gateway.stores.redis_calls import RedisCalls
+
+_BEAT_SECONDS = 0.5
+_SUBSCRIBE_SECONDS = 1.0
+
+
+class WordOfRedis:
+    """Whether word comes; `run` is a task of its own."""
+
+    def __init__(self, calls: RedisCalls, store: RedisStore, clock: Clock) -> None:
+        self._calls = calls
+        self._store = store
+        self._clock = clock
+        self.session = 0
+        self.heard = False
+        self.stopped = clock.monotonic()
+        """When word was last known to come, on the monotonic clock."""
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether Redis is gone for everybody, as far as can be told (see `RedisCalls.gone`)."""
+        return not self.heard and self._calls.gone
+
+    async def run(self, listeners: Mapping[str, Callable[[bytes], None]], upset: Callable[[], None]) -> None:
+        """Listen, and connect again when that ends, until cancelled.
+
+        `listeners` take what is told, by channel; `upset` is called when everything may have changed.
+        """
+        while True:
+            try:
+                await self._calls.ping()
+                await self._listen(listeners, upset)
+            except (StoreDown, RedisError, OSError, TimeoutError):
+                pass  # `RedisCalls` has told of it
+            self.heard = False
+            await self._clock.sleep(_BEAT_SECONDS)
+
+    async def _listen(self, listeners: Mapping[str, Callable[[bytes], None]], upset: Callable[[], None]) -> None:
+        async with self._calls.client.pubsub() as subscription:
+            async with asyncio.timeout(_SUBSCRIBE_SECONDS):
+                await subscription.subscribe(*listeners)
+                for _ in listeners:
+                    await subscription.get_message(timeout=_SUBSCRIBE_SECONDS)
+            everything = await self._store.beat()
+            self.session += 1
+            self._hears()
+            beats = asyncio.create_task(self._beat(everything, subscription, upset))
+            try:
+                while not beats.done():
+                    message = await subscription.get_message(ignore_subscribe_messages=True, timeout=_BEAT_SECONDS)
+                    if message is not None and message["type"] == "message":
+                        listeners[message["channel"].decode()](message["data"])
+                await beats  # which tells why it ended
+            finally:
+                beats.cancel()
+                self.heard = False
+
+    async def _beat(self, everything: str, subscription: Any, upset: Callable[[], None]) -> None:
+        while True:
+            await self._clock.sleep(_BEAT_SECONDS)
+            # The listening connection is tried as well: a half of it that is cut is noticed by writing only.
+            await subscription.ping()
+            if (now := await self._store.beat()) != everything:
+                everything = now
+                upset()
+            self._hears()
+
+    def _hears(self) -> None:
+        self.heard = True
+        self.stopped = self._clock.monotonic()
