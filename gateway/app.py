@@ -124,7 +124,7 @@ class Gateway:
         self._lifecycle.state = "draining"
         if drain:
             await asyncio.sleep(self._settings.server.drain)
-        await asyncio.gather(*(listener.stop() for listener in self._listeners))
+        await asyncio.gather(*(listener.stop(patient=drain) for listener in self._listeners))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

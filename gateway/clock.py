@@ -18,6 +18,10 @@ class Clock(Protocol):
         """Seconds since some moment, never going backwards."""
         ...
 
+    def correct(self, now: float) -> None:
+        """Take the wall time from elsewhere: this machine's may be wrong, and replicas must agree."""
+        ...
+
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         ...
@@ -40,6 +44,10 @@ class SystemClock:
     def monotonic(self) -> float:
         """Seconds since some moment, never going backwards."""
         return time.monotonic()
+
+    def correct(self, now: float) -> None:
+        """Go on from this Unix time."""
+        self._offset = now - time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""

@@ -40,7 +40,6 @@ ALLOWED: dict[str, set[str]] = {
 HOMES = {
     "redis": {"stores"},
     "prometheus_client": {"metrics", "app"},
-    "cachetools": {"stores"},
     "structlog": {"logs"},
     "jinja2": {"web"},
     "aiohttp": {"web", "upstream", "mock_vendor"},

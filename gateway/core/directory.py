@@ -68,7 +68,7 @@ class Directory(msgspec.Struct, frozen=True, array_like=True):
     @property
     def size(self) -> int:
         """Bytes that this directory is counted with in a store."""
-        return 512 + sum(len(page.ids) + 200 for page in self.pages)
+        return 700 + sum(len(page.ids) + 250 for page in self.pages)
 
     def encode(self) -> bytes:
         """Write it down, led by a digest of the rest, which is checksum and revision in one."""

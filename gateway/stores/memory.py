@@ -5,8 +5,6 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from cachetools import LRUCache
-
 from gateway.clock import Clock
 from gateway.core.admission import Candidate
 from gateway.core.directory import Directory
@@ -14,6 +12,7 @@ from gateway.core.entry import Entry
 from gateway.core.facts import Evicted, MemoryTierSize, Observe, TierLookup
 from gateway.core.query import Address
 from gateway.stores.base import Kept, Shelf, ends_one, filed
+from gateway.stores.s3fifo import S3Fifo
 
 # Beyond so many AOIs purged one by one, their epochs are forgotten by a purge of everything: a miss, never an old page.
 _MOST_EPOCHS = 10_000
@@ -77,17 +76,13 @@ class Checked:
     session: int
     at: float
 
-    @property
-    def size(self) -> int:
-        """Bytes that it is counted with."""
-        return self.directory.size
-
 
 class Shelves:
-    """Entries and directories within a bound of bytes; what was used longest ago goes first."""
+    """Entries and directories within a bound of bytes."""
 
     def __init__(self, max_bytes: int, observe: Observe) -> None:
-        self._held = _Bounded(max_bytes, observe)
+        self._held: S3Fifo[Entry | Checked] = S3Fifo(max_bytes, self._tell_eviction)
+        self._entries = 0
         self._observe = observe
 
     def entry(self, page: str, epoch: str, now: float) -> Entry | None:
@@ -112,58 +107,30 @@ class Shelves:
 
     def put_entry(self, entry: Entry) -> None:
         """Hold an entry, unless it alone is beyond the bound."""
-        self._put(entry.key, entry)
+        new = self._held.put(entry.key, entry, entry.size)  # which counts down what it evicts
+        self._entries += new
+        self._tell_size()
 
     def put_directory(self, directory: Directory, *, session: int = 0, at: float = 0.0) -> None:
         """Hold a directory, stamped with the session of word from Redis, and the time, at which it was right."""
-        self._put(directory.listing, Checked(directory, session, at))
+        self._held.put(directory.listing, Checked(directory, session, at), directory.size)
+        self._tell_size()
 
     def drop(self, name: str) -> None:
         """Let go of an entry or a directory."""
-        self._held.pop(name, None)
+        self._entries -= isinstance(self._held.pop(name), Entry)
         self._tell_size()
 
     def clear(self) -> None:
         """Let go of everything."""
         self._held.clear()
+        self._entries = 0
         self._tell_size()
 
-    def _put(self, name: str, value: Entry | Checked) -> None:
-        if _size(value) <= self._held.maxsize:
-            self._held[name] = value
-            self._tell_size()
+    def _tell_eviction(self, held: Entry | Checked) -> None:
+        if isinstance(held, Entry):
+            self._entries -= 1
+            self._observe(Evicted(1))
 
     def _tell_size(self) -> None:
-        self._observe(MemoryTierSize(self._held.entries, int(self._held.currsize)))
-
-
-def _size(value: Entry | Checked) -> int:
-    return value.size
-
-
-class _Bounded(LRUCache[str, Entry | Checked]):
-    """An LRUCache that counts entries and tells of evictions; `popitem` is where cachetools lets one do so."""
-
-    def __init__(self, max_bytes: int, observe: Observe) -> None:
-        super().__init__(max_bytes, getsizeof=_size)
-        self.entries = 0
-        self._tell = observe
-
-    def __setitem__(self, name: str, value: Entry | Checked) -> None:
-        new = name not in self
-        super().__setitem__(name, value)
-        self.entries += new and isinstance(value, Entry)
-
-    def __delitem__(self, name: str) -> None:
-        self.entries -= isinstance(self[name], Entry)
-        super().__delitem__(name)
-
-    def popitem(self) -> tuple[str, Entry | Checked]:
-        evicted = super().popitem()
-        self._tell(Evicted(1))
-        return evicted
-
-    def clear(self) -> None:
-        """Forget everything at once; this is no eviction."""
-        while self:
-            super().popitem()
+        self._observe(MemoryTierSize(self._entries, self._held.size))

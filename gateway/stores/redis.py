@@ -7,6 +7,7 @@ token that Redis has lost is made anew, so that losing one means misses and neve
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from dataclasses import replace
 from typing import Any, cast
@@ -66,6 +67,7 @@ class RedisStore:
         self._clock = clock
         self._observe = observe
         self._everything: str | None = None
+        self._minting: dict[str, asyncio.Task[str]] = {}
 
     @property
     def channel(self) -> str:
@@ -138,6 +140,13 @@ class RedisStore:
         self._everything = await self._token(name, cast("bytes | None", token))
         return self._everything
 
+    async def time(self) -> float:
+        """Redis' clock, as Unix time in seconds, at this moment. Raises StoreDown."""
+        asked = self._clock.monotonic()
+        seconds, microseconds = await self._calls.run("time", lambda client: client.time())
+        travelled = (self._clock.monotonic() - asked) / 2
+        return float(int(seconds) + int(microseconds) / 1e6 + travelled)
+
     async def close(self) -> None:
         """Close the connections."""
         await self._lookups.close()
@@ -154,6 +163,18 @@ class RedisStore:
         """The token that was found, or a new one, if nobody was quicker."""
         if found is not None:
             return found.decode("latin-1")
+        minting = self._minting.get(name)
+        if minting is None:
+            minting = self._minting[name] = asyncio.create_task(self._mint(name))
+            minting.add_done_callback(lambda done: self._minted(name, done))
+        return await asyncio.shield(minting)
+
+    def _minted(self, name: str, done: asyncio.Task[str]) -> None:
+        del self._minting[name]
+        if not done.cancelled():
+            done.exception()  # whoever asked may have left
+
+    async def _mint(self, name: str) -> str:
         mine = secrets.token_hex(8)
         old = await self._calls.run("set", lambda client: client.set(name, mine, ex=_EPOCH_SECONDS, nx=True, get=True))
         return mine if old is None else cast("bytes", old).decode("latin-1")

@@ -6,7 +6,6 @@ requests one `cache.redis_timeout` each and the others nothing. Every error beco
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -19,6 +18,7 @@ from gateway.clock import Clock
 from gateway.core.errors import StoreDown
 from gateway.core.facts import Observe, RedisCommand, RedisWent
 from gateway.stores.redis_client import Client
+from gateway.stores.time_limit import time_limit
 
 _FAILURES_THAT_OPEN = 5
 # A ping may set up a connection, TLS included, and nobody waits for it.
@@ -63,7 +63,7 @@ class RedisCalls:
     async def _send(self, command: str, send: Callable[[Any], Awaitable[Any]], timeout: float) -> Any:
         began = self._clock.monotonic()
         try:
-            async with asyncio.timeout(timeout):
+            async with time_limit(timeout):
                 answer = await send(self.client)
         except (TimeoutError, RedisTimeoutError):
             self._observe(RedisCommand(command, "timeout", self._clock.monotonic() - began))

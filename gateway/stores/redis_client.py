@@ -29,10 +29,14 @@ class BadStoreUrl(ValueError):
 
 
 def connect(url: str, timeout: float) -> Client:
-    """Build a client for the URL; nothing is sent yet. `timeout` is in seconds. Raises BadStoreUrl."""
+    """Build a client for the URL; nothing is sent yet. `timeout` bounds a wait for a connection, in seconds.
+
+    How long a command may take is `redis_calls`' business; the client's own limit is a second net, and a wide one.
+    Raises BadStoreUrl.
+    """
     scheme = url.partition("://")[0]
     options: dict[str, Any] = {
-        "socket_timeout": timeout,
+        "socket_timeout": max(timeout, 5.0),
         "socket_connect_timeout": max(timeout, 1.0),  # a TLS handshake may take longer than a command
         "socket_keepalive": True,
         "decode_responses": False,
@@ -41,7 +45,7 @@ def connect(url: str, timeout: float) -> Client:
         match scheme:
             case "redis" | "rediss":
                 pool = BlockingConnectionPool.from_url(
-                    url, max_connections=_CONNECTIONS, timeout=timeout, retry=_no_retry(), **options
+                    url, max_connections=_CONNECTIONS, timeout=options["socket_timeout"], retry=_no_retry(), **options
                 )
                 return Redis.from_pool(pool)
             case "redis+sentinel":

@@ -4,11 +4,14 @@ Replicas tell each other of pages that they kept and of purges (`stores.redis.Wo
 its own copies without asking, as long as it hears: a connection that is subscribed, and a heartbeat twice a second that
 shows Redis alive and brings the epoch of everything. Each time that the connection is made anew a new *session* begins,
 and what was learned in an earlier one has to be checked once, because word may have been missed in between.
+
+Redis also lends its clock: lifetimes are written down by one replica and read by another.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +23,9 @@ from gateway.stores.redis import RedisStore
 from gateway.stores.redis_calls import RedisCalls
 
 _BEAT_SECONDS = 0.5
+_BEATS_PER_CLOCK = 20
 _SUBSCRIBE_SECONDS = 1.0
+_CONNECTIONS_AHEAD = 4
 
 
 class WordOfRedis:
@@ -48,6 +53,8 @@ class WordOfRedis:
         while True:
             try:
                 await self._calls.ping()
+                # Connections made ahead: making one takes several round trips, and a herd has no time for them.
+                await asyncio.gather(*(self._calls.ping() for _ in range(_CONNECTIONS_AHEAD)))
                 await self._listen(listeners, upset)
             except (StoreDown, RedisError, OSError, TimeoutError):
                 pass  # `RedisCalls` has told of it
@@ -61,6 +68,7 @@ class WordOfRedis:
                 for _ in listeners:
                     await subscription.get_message(timeout=_SUBSCRIBE_SECONDS)
             everything = await self._store.beat()
+            self._clock.correct(await self._store.time())
             self.session += 1
             self._hears()
             beats = asyncio.create_task(self._beat(everything, subscription, upset))
@@ -75,8 +83,10 @@ class WordOfRedis:
                 self.heard = False
 
     async def _beat(self, everything: str, subscription: Any, upset: Callable[[], None]) -> None:
-        while True:
+        for beat in itertools.count(1):
             await self._clock.sleep(_BEAT_SECONDS)
+            if beat % _BEATS_PER_CLOCK == 0:
+                self._clock.correct(await self._store.time())
             # The listening connection is tried as well: a half of it that is cut is noticed by writing only.
             await subscription.ping()
             if (now := await self._store.beat()) != everything:

@@ -31,7 +31,8 @@ class Assets:
     @staticmethod
     def owns(path: str) -> bool:
         """Whether a raw path is this endpoint's: one segment, of whatever characters, in its place."""
-        return path.startswith(PREFIX) and path.endswith(SUFFIX) and "/" not in path[len(PREFIX) : -len(SUFFIX)]
+        framed = path.startswith(PREFIX) and path.endswith(SUFFIX) and len(path) >= len(PREFIX) + len(SUFFIX)
+        return framed and "/" not in path[len(PREFIX) : -len(SUFFIX)]
 
     async def answer(
         self, request: web.BaseRequest, target: Target, team: Team, exchange: Exchange

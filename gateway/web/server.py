@@ -158,11 +158,12 @@ class Listener:
             ssl_handshake_timeout=_IDLE_SECONDS if self._tls else None,
         )  # fmt: skip
 
-    async def stop(self) -> None:
-        """Accept no more, finish what is in flight, and close."""
+    async def stop(self, *, patient: bool) -> None:
+        """Accept no more, finish what is in flight, and close; if `patient`, wait for what the kernel had accepted."""
         if self._listening is not None:
             self._listening.close()
-        await asyncio.sleep(_AFTER_CLOSE_SECONDS)
+        if patient:
+            await asyncio.sleep(_AFTER_CLOSE_SECONDS)
         await self._runner.cleanup()
 
 

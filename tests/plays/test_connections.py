@@ -207,7 +207,7 @@ async def seconds_until_closed(port: int, begun: bytes, drip: bytes = b"") -> fl
             with suppress(ConnectionError):
                 while await reader.read(65_536):
                     pass
-            while not writer.is_closing():  # noqa: ASYNC110 - what is waited for tells nobody
+            while not writer.is_closing():
                 writer.write(b"x")
                 await asyncio.sleep(0.1)
     finally:

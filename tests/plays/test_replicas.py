@@ -26,7 +26,7 @@ def assets(*names: str, status: str = "success") -> list[dict[str, Any]]:
 async def replicas(vendor: MockVendor, real_redis: RealRedis) -> AsyncIterator[list[Play]]:
     """Two gateways that hear each other."""
     vendor.set_assets(AOI, assets(*"abcdefghijklmno"))
-    flags = {"upstream.base_url": vendor.url, "cache.url": real_redis.url, "cache.redis_timeout": 0.25}
+    flags = {"upstream.base_url": vendor.url, "cache.url": real_redis.url}
     async with AsyncExitStack() as stack:
         plays = [await stack.enter_async_context(playing(flags)) for _ in range(2)]
         for play in plays:
@@ -224,7 +224,7 @@ async def test_pages_of_an_outage_are_told_afterwards_and_the_later_fetch_wins(
     vendor: MockVendor, real_redis: RealRedis
 ) -> None:
     vendor.set_assets(AOI, assets("a", status="started"))
-    flags = {"upstream.base_url": vendor.url, "cache.url": real_redis.url, "cache.redis_timeout": 0.25}
+    flags = {"upstream.base_url": vendor.url, "cache.url": real_redis.url}
     async with playing(flags) as one, playing(flags) as two:
         for play in (one, two):
             await hears(play)

@@ -1,4 +1,4 @@
-"""What memory holds is bounded in bytes, and what was used longest ago goes first."""
+"""What memory holds is bounded in bytes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from gateway.core.facts import Evicted, MemoryTierSize
 from gateway.stores.memory import MemoryStore, Shelves
 
 
-def test_what_was_used_longest_ago_goes_first() -> None:
+def test_what_is_used_stays_and_what_passes_through_goes() -> None:
     facts = Facts()
-    one, two, three = (entry(name, now=0, body=b"x" * 1000) for name in ("one", "two", "three"))
-    shelves = Shelves(one.size * 2 + 100, facts)
-    shelves.put_entry(one)
-    shelves.put_entry(two)
-    assert shelves.entry("one", "p", 0) == one
-    shelves.put_entry(three)
-    assert shelves.entry("two", "p", 0) is None
-    assert shelves.entry("one", "p", 0) == one
-    assert [fact for fact in facts if isinstance(fact, Evicted)] == [Evicted(1)]
-    assert [fact for fact in facts if isinstance(fact, MemoryTierSize)][-1] == MemoryTierSize(2, one.size + three.size)
+    used = entry("used", now=0, body=b"x" * 1000)
+    shelves = Shelves(used.size * 5, facts)
+    shelves.put_entry(used)
+    for _ in range(2):
+        assert shelves.entry("used", "p", 0) == used
+    for number in range(50):
+        shelves.put_entry(entry(f"crawled {number}", now=0, body=b"x" * 1000))
+    assert shelves.entry("used", "p", 0) == used
+    sizes = [fact for fact in facts if isinstance(fact, MemoryTierSize)]
+    assert sizes[-1] == MemoryTierSize(5, used.size * 5)
+    assert max(size.size for size in sizes) <= used.size * 5
+    assert sum(fact.entries for fact in facts if isinstance(fact, Evicted)) == 46
 
 
 def test_what_is_beyond_the_bound_is_not_held_and_drives_nobody_out() -> None:
