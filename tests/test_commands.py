@@ -62,6 +62,7 @@ def get(port: int, path: str, **headers: str) -> tuple[int, dict[str, str], byte
         ["healthcheck"],
         ["schema"],
         ["openapi"],
+        ["purge"],
         ["token"],
         ["token", "new"],
     ],
@@ -241,3 +242,29 @@ def test_console_script_and_module_are_the_same() -> None:
     script = Path(sys.executable).with_name("pixxel-gateway")
     told = subprocess.run([script, "--version"], capture_output=True, text=True, check=True, env=clean_environment())
     assert told.stdout == subprocess.run(command("--version"), capture_output=True, text=True, check=True).stdout
+
+
+async def test_purge_talks_to_the_configured_listener(processes: list[Process], vendor: MockVendor) -> None:
+    process, port = await asyncio.to_thread(lambda: serve(processes, GATEWAY_UPSTREAM__BASE_URL=vendor.url))
+    environ = {"GATEWAY_SERVER__PORT": str(port)}
+    path = f"/v0/aois/{vendor.aoi_ids[2]}/assets"
+    for arguments in (["--aoi", vendor.aoi_ids[2]], ["--all"]):
+        assert (await asyncio.to_thread(get, port, path))[0] == 200
+        told = await asyncio.to_thread(run, "purge", *arguments, environ=environ)
+        assert (told.returncode, told.stderr) == (0, "")
+        assert told.stdout.startswith("purged")
+    await asyncio.to_thread(get, port, path)
+    assert len(vendor.requests) == 3
+    told = await asyncio.to_thread(run, "purge", "--aoi", "../x", "--url", f"http://127.0.0.1:{port}")
+    assert told.returncode == 1
+    assert "invalid_aoi_id" in told.stderr
+    assert await asyncio.to_thread(process.end) == 0
+    told = await asyncio.to_thread(run, "purge", "--all", environ=environ)
+    assert told.returncode == 4
+    assert len(told.stderr.splitlines()) == 1
+
+
+def test_purge_needs_to_be_told_what() -> None:
+    assert run("purge").returncode == 2
+    assert run("purge", "--all", "--aoi", "x").returncode == 2
+    assert run("purge", "--all", "--token-file", "no/such/file").returncode == 2

@@ -183,3 +183,54 @@ async def test_a_vendor_certificate_that_nobody_signed_is_502_and_never_plain_te
     finally:
         await runner.cleanup()
     assert seen == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "headers", "status", "code"),
+    [
+        ("{}", {}, 400, "invalid_parameter"),
+        ('{"all":false}', {}, 400, "invalid_parameter"),
+        ('{"all":true,"aoi_id":"x"}', {}, 400, "invalid_parameter"),
+        ('{"all":true,"more":1}', {}, 400, "invalid_parameter"),
+        ('{"all":1}', {}, 400, "invalid_parameter"),
+        ("nonsense", {}, 400, "invalid_parameter"),
+        ("[" * 900, {}, 400, "invalid_parameter"),
+        ('{"aoi_id":"../x"}', {}, 400, "invalid_aoi_id"),
+        ('{"aoi_id":"a%41"}', {}, 400, "invalid_aoi_id"),
+        ('{"aoi_id":"\u00e9"}', {}, 400, "invalid_aoi_id"),
+        ('{"all":true}' + " " * 2000, {}, 413, "body_not_allowed"),
+        ('{"all":true}', {"Content-Type": "text/plain"}, 415, "unsupported_media_type"),
+        ('{"all":true}', {"Content-Type": "application/x-www-form-urlencoded"}, 415, "unsupported_media_type"),
+        ('{"all":true}', {"Content-Encoding": "gzip"}, 415, "unsupported_media_type"),
+        ('{"all":true}', {"X-Forwarded-For": "127.0.0.1"}, 403, "forbidden"),
+        ('{"all":true}', {"Forwarded": "for=127.0.0.1"}, 403, "forbidden"),
+        ('{"all":true}', {"Host": "evil.example"}, 400, "bad_request"),
+        ('{"all":true}', {}, 200, None),
+        ('{"aoi_id":"x"}', {"Content-Type": "application/json; charset=utf-8"}, 200, None),
+    ],
+)
+async def test_purge_in_open_mode(
+    play: Play, sent: str, headers: dict[str, str], status: int, code: str | None
+) -> None:
+    told = {"Content-Type": "application/json", **headers}
+    async with play.session.post(play.url + "/admin/purge", data=sent.encode(), headers=told) as response:
+        body = await response.json(content_type=None)
+        assert (response.status, body.get("error", {}).get("code")) == (status, code)
+    assert (await play.get("/admin/purge")).headers["Allow"] == "POST"
+
+
+async def test_purge_with_teams_needs_the_admin_scope(vendor: MockVendor) -> None:
+    flags = {
+        **teams(vendor),
+        "teams.root.token_sha256": [digest("root")],
+        "teams.root.scopes": ["admin"],
+        "ops.port": 0,
+    }
+    async with playing(flags) as play:
+        for token, status in ((None, 401), (TOKEN, 403), ("root", 200)):
+            headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+            url = play.ops_url + "/admin/purge"
+            async with play.session.post(url, json={"all": True}, headers=headers) as response:
+                assert response.status == status
+        async with play.session.post(play.url + "/admin/purge", json={"all": True}) as response:
+            assert response.status == 404

@@ -1,0 +1,152 @@
+"""Generations of a listing: pure filing, by cases and by properties."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.directory import Directory, Filed, Sight, agree, decode, file, sight
+from gateway.core.listing import ID_BYTES, NO_ID, Listing
+
+NOW = 1_000_000.0
+
+
+def ids(text: str) -> bytes:
+    """A digest for each letter; a dot is an asset without an id."""
+    return b"".join(NO_ID if letter == "." else letter.encode().rjust(ID_BYTES, b"#") for letter in text)
+
+
+def shown(text: str, offset: int = 0, *, limit: int = 10, began: float = 0.0) -> Sight:
+    return Sight(offset, limit, ids(text), NOW + began, NOW + 1000)
+
+
+def filed(known: Directory | None, page: Sight, total: int | None = 20, *, epoch: str = "e") -> Filed:
+    return file(known, page, total, listing="l", epoch=epoch, now=NOW)
+
+
+FIRST = filed(None, shown("abcdefghij")).directory
+
+
+@pytest.mark.parametrize(
+    ("page", "total", "outcome"),
+    [
+        (shown("klmnopqrst", 10, began=1), 20, "joined"),
+        (shown("abcdefghij", began=1), 20, "joined"),
+        (shown("ghij", 6, limit=4, began=1), 20, "joined"),
+        (shown("", 20, began=1), 20, "joined"),
+        (shown("..........", began=1), 20, "joined"),
+        (shown("", began=1), 20, "joined"),
+        (shown("klmnopqrst", 10, began=1), 21, "ended"),
+        (shown("klmnopqrst", 10, began=1), None, "ended"),
+        (shown("Xbcdefghij", began=1), 20, "ended"),
+        (shown("jklmnopqrs", 10, began=1), 20, "joined"),  # slipped by one, but no index is shown twice
+        (shown("ijklmnopqr", 9, began=1), 20, "ended"),  # and here one is
+        (shown("klmnopqrst", 10, began=-1), 21, "older"),
+        (shown("Xbcdefghij", began=-1), 20, "older"),
+        (shown("abcdefghij", began=-1), 20, "older"),
+        (shown("klmnopqrst", 10, began=-1), 20, "joined"),
+    ],
+)
+def test_what_ends_a_generation(page: Sight, total: int | None, outcome: str) -> None:
+    result = filed(FIRST, page, total)
+    assert result.outcome == outcome
+    assert (result.generation == FIRST.generation) == (
+        total == 20 and outcome != "ended" and agree(page, FIRST.pages[0])
+    )
+    if outcome == "older":
+        assert result.directory == FIRST
+    else:
+        assert page in result.directory.pages
+
+
+def test_an_ended_generation_takes_its_pages_along() -> None:
+    assert filed(FIRST, shown("klmnopqrst", 10, began=1), 21).directory.pages == (shown("klmnopqrst", 10, began=1),)
+
+
+def test_names_are_derived_and_differ_by_epoch_and_history() -> None:
+    assert filed(None, shown("x")).generation == filed(None, shown("y")).generation == FIRST.generation
+    assert filed(None, shown("x"), epoch="f").generation != FIRST.generation
+    more = filed(FIRST, shown("k", 10, began=1), 21)
+    assert more.generation == filed(FIRST, shown("k", 11, began=5), 21).generation  # another replica, another page
+    back = filed(more.directory, shown("k", 10, began=2), 20)
+    assert len({FIRST.generation, more.generation, back.generation}) == 3
+
+
+def test_another_epoch_begins_anew() -> None:
+    result = filed(FIRST, shown("zz", began=1), epoch="f")
+    assert (result.outcome, result.directory.epoch, len(result.directory.pages)) == ("ended", "f", 1)
+
+
+def test_figures_that_contradict_each_other_prove_nothing_about_order() -> None:
+    def seen(**told: int) -> bytes:
+        figures = {"total": 20, "offset": 0, "limit": 2, "count": 2} | told
+        return sight(Listing(settled=True, ids=ids("ab"), **figures), 0, 2, started=0, until=1).ids
+
+    assert seen() == ids("ab")
+    assert seen(total=2) == ids("ab")
+    for odd in ({"offset": 1}, {"count": 3}, {"total": 1}, {"total": 20, "limit": 5}):
+        assert seen(**odd) == b""
+
+
+@given(st.binary(max_size=200))
+def test_no_other_bytes_are_a_directory(data: bytes) -> None:
+    assert decode(data, "l") is None
+
+
+def test_a_directory_comes_back_as_it_was_and_only_for_its_listing() -> None:
+    data = FIRST.encode()
+    assert decode(data, "l") == FIRST
+    assert decode(data, "m") is None
+    assert decode(data[:-1] + bytes([data[-1] ^ 1]), "l") is None
+    assert data[:16].decode() == FIRST.revision
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """A fetch of a changing list: when it began, and which of its states and windows it saw."""
+
+    began: int
+    state: int
+    offset: int
+    limit: int
+
+
+STATES = ["abcdefgh", "abcdefghi", "xabcdefgh", "abcdxfgh", "", "abcdefgh"]
+FETCHES = st.lists(
+    st.builds(Fetch, st.integers(0, 50), st.integers(0, 5), st.integers(0, 9), st.integers(1, 6)), max_size=30
+)
+
+
+@given(FETCHES)
+def test_no_generation_ever_holds_pages_that_disagree(fetches: list[Fetch]) -> None:
+    known: Directory | None = None
+    for fetch in fetches:
+        state = STATES[fetch.state]
+        page = shown(
+            state[fetch.offset : fetch.offset + fetch.limit], fetch.offset, limit=fetch.limit, began=fetch.began
+        )
+        before = known
+        result = filed(known, page, len(state))
+        known = result.directory
+        assert all(agree(one, other) for one in known.pages for other in known.pages)
+        if result.outcome == "older":
+            assert known == before
+        else:
+            assert known.total == len(state)
+            assert known.generation == result.generation
+            assert page in known.pages
+        assert before is None or known.confirmed >= before.confirmed
+        assert len({(seen.offset, seen.limit) for seen in known.pages}) == len(known.pages)
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    known: Directory | None = None
+    for number in range(700):
+        known = filed(known, shown("x" * 10, number * 10, began=number), 9000).directory
+    assert known is not None
+    assert len(known.pages) <= 512
+    assert sum(len(page.ids) for page in known.pages) <= 4096 * ID_BYTES
+    assert max(page.started for page in known.pages) == NOW + 699
