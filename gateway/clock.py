@@ -27,6 +27,9 @@ class Clock(Protocol):
         ...
 
 
+_LARGEST_STEP = 1.0
+
+
 class SystemClock:
     """The real one. Wall time is read once and then advanced monotonically.
 
@@ -36,6 +39,7 @@ class SystemClock:
 
     def __init__(self) -> None:
         self._offset = time.time() - time.monotonic()
+        self._corrected = False
 
     def now(self) -> float:
         """Unix time in seconds."""
@@ -46,8 +50,15 @@ class SystemClock:
         return time.monotonic()
 
     def correct(self, now: float) -> None:
-        """Go on from this Unix time."""
-        self._offset = now - time.monotonic()
+        """Approach this Unix time: at once the first time, and then by a second at most each time.
+
+        So drift is made good, and somebody else's clock that is set by an hour does not expire every page either.
+        """
+        error = now - self.now()
+        if self._corrected:
+            error = min(max(error, -_LARGEST_STEP), _LARGEST_STEP)
+        self._corrected = True
+        self._offset += error
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""

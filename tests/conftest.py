@@ -41,6 +41,22 @@ def real_redis(tmp_path: Path) -> Iterator[RealRedis]:
     server.kill()
 
 
+@pytest.fixture(scope="session")
+def _one_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealRedis]:
+    server = RealRedis(tmp_path_factory.mktemp("cluster"), "--cluster-enabled", "yes")
+    server.start()
+    server.make_cluster()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def real_cluster(_one_cluster: RealRedis) -> RealRedis:
+    """A Redis Cluster of one node, which is as strict about slots as any, and empty."""
+    _one_cluster.flush()
+    return _one_cluster
+
+
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
     """The gateway takes over the root logger; pytest wants it back."""

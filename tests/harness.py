@@ -45,6 +45,9 @@ class SteeredClock(SystemClock):
     def now(self) -> float:
         return super().now() + self.skipped
 
+    def correct(self, now: float) -> None:
+        super().correct(now + self.skipped)  # what was skipped is meant
+
     def skip(self, seconds: float) -> None:
         self.skipped += seconds
 

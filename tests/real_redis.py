@@ -46,6 +46,24 @@ class RealRedis:
             assert self._process.poll() is None, "the server ended at once"
             time.sleep(0.02)
 
+    def make_cluster(self) -> None:
+        """Give all slots to this node."""
+        self.url = f"redis+cluster://127.0.0.1:{self.port}"
+        self._say(b"CLUSTER ADDSLOTSRANGE 0 16383")
+        deadline = time.monotonic() + 10
+        while b"cluster_state:ok" not in self._say(b"CLUSTER INFO"):
+            assert time.monotonic() < deadline, "the cluster did not form"
+            time.sleep(0.02)
+
+    def flush(self) -> None:
+        """Forget everything."""
+        assert self._say(b"FLUSHALL") == b"+OK\r\n"
+
+    def _say(self, command: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+            connection.sendall(command + b"\r\n")
+            return connection.recv(4096)
+
     def _answers(self) -> bool:
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:

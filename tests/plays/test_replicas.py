@@ -332,3 +332,20 @@ async def test_a_clock_that_jumps_expires_nothing_at_once(replicas: list[Play], 
     one.clock.skip(3600)
     assert (await one.page(AOI)).cache.startswith("hit")
     assert len(vendor.requests) == 1
+
+
+async def test_a_cluster_serves_as_well(vendor: MockVendor, real_cluster: RealRedis) -> None:
+    vendor.set_assets(AOI, assets(*"abc"))
+    flags = {"upstream.base_url": vendor.url, "cache.url": real_cluster.url}
+    async with playing(flags) as one, playing(flags) as two:
+        for play in (one, two):
+            await hears(play)
+        vendor.set_behaviour(delay=0.3)
+        replies = await asyncio.gather(*(play.page(AOI) for play in (one, two) for _ in range(10)))
+        assert {reply.status for reply in replies} == {200}
+        assert len(vendor.requests) == 1
+        assert await purge(two, aoi_id=AOI) == (200, {"purged": {"aoi_id": AOI}})
+        async with asyncio.timeout(1):
+            while (await one.page(AOI)).cache.startswith("hit"):
+                pass
+        assert len(vendor.requests) == 2

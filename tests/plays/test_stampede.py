@@ -33,9 +33,9 @@ class Fleet:
         self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
 
     async def start(self, count: int) -> None:
-        for _ in range(count):
-            process = spawn("serve", "--port", "0", environ=self.environ)
-            self.processes.append(process)
+        started = [spawn("serve", "--port", "0", environ=self.environ) for _ in range(count)]
+        self.processes += started
+        for process in started:
             found = await asyncio.to_thread(process.wait_for, r"listening.*http://127\.0\.0\.1:(\d+)")
             self.ports.append(int(found[1]))
 

@@ -41,7 +41,9 @@ def clock() -> SteeredClock:
     return SteeredClock()
 
 
-@pytest.fixture(params=["memory", "fakeredis", "redis", "tiered fakeredis", "tiered redis"])
+@pytest.fixture(
+    params=["memory", "fakeredis", "redis", "cluster", "tiered fakeredis", "tiered redis", "tiered cluster"]
+)
 async def store(request: pytest.FixtureRequest, clock: SteeredClock) -> AsyncIterator[Store]:
     kind: str = request.param
     made: Store
@@ -50,6 +52,9 @@ async def store(request: pytest.FixtureRequest, clock: SteeredClock) -> AsyncIte
     else:
         if kind.endswith("fakeredis"):
             client: Client = fakeredis.FakeAsyncRedis()
+        elif kind.endswith("cluster"):
+            cluster: RealRedis = request.getfixturevalue("real_cluster")
+            client = connect(cluster.url, 1.0)
         else:
             server: RealRedis = request.getfixturevalue("real_redis")
             client = connect(server.url, 1.0)
