@@ -7,6 +7,7 @@ What may be done with an entry is decided in `core.policy`, where it is kept by 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -81,11 +82,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Errand:
-    """What a flight is sent for, and under which purge epoch it began."""
+    """What a flight is sent for. It began under a purge epoch, when the copy at hand was one fetched at `seen`."""
 
     query: AssetsQuery
     address: Address
     epoch: str
+    seen: float
     request_id: str
     forced: bool = False
 
@@ -150,12 +152,13 @@ class Cache:
         address = query.address(self._scope)
         shelf = await self._look_up(address)
         now = self._clock.now()
-        errand = _Errand(query, address, shelf.epoch, request_id)
+        seen = -math.inf if shelf.entry is None else shelf.entry.started
+        errand = _Errand(query, address, shelf.epoch, seen, request_id)
         if wish.refresh and self._may_force(address.page, now):
             return await self._ask_vendor(replace(errand, forced=True), "request", fallback=shelf.entry is not None)
         match decide(shelf.entry, now, current=shelf.current):
             case Serve(entry):
-                return self._answered(Answer(entry, "negative" if entry.status == 404 else "hit", now))
+                return self._answered(Answer(entry, _hit(entry), now))
             case ServeAndRefresh(entry):
                 self._flights.join(errand.name, partial(self._fly, errand))
                 return self._answered(Answer(entry, "stale", now))
@@ -205,7 +208,7 @@ class Cache:
             raise
         now, waited = self._clock.now(), self._clock.monotonic() - began
         if landed.asked == "nobody":
-            return self._answered(Answer(landed.entry, "hit", now))
+            return self._answered(Answer(landed.entry, _hit(landed.entry), now))
         collapsed = forward.collapsed or landed.asked == "elsewhere"
         forward = replace(forward, status=landed.entry.status, stored=landed.stored, collapsed=collapsed)
         return self._answered(Answer(landed.entry, self._result(forward), now, forward, waited))
@@ -249,15 +252,19 @@ class Cache:
             waited = True
 
     async def _found(self, errand: _Errand, *, waited: bool) -> _Landed | None:
-        """Look once more: the page may have been stored a moment ago (see `Flights`), or by who had the turn."""
-        if errand.forced and not waited:
-            return None
+        """Look once more: the page may have been stored a moment ago (see `Flights`), or by who had the turn.
+
+        What another replica has just fetched is good enough for those who waited for it, however short it lives.
+        """
         shelf = await self._look_up(errand.address)
-        match decide(shelf.entry, self._clock.now(), current=shelf.current):
-            case Serve(entry):
-                return _Landed(entry, "elsewhere" if waited else "nobody")
-            case _:
-                return None
+        entry = shelf.entry
+        if entry is None or not shelf.current:
+            return None
+        newer = entry.started > errand.seen
+        fresh = isinstance(decide(entry, self._clock.now()), Serve)
+        if (fresh and not errand.forced) or (newer and waited):
+            return _Landed(entry, "elsewhere" if waited else "nobody")
+        return None
 
     async def _fetched(self, errand: _Errand, deadline: float) -> _Landed:
         try:
@@ -286,3 +293,7 @@ class Cache:
     def _answered(self, answer: Answer) -> Answer:
         self._observe(CacheAnswered(answer.result))
         return answer
+
+
+def _hit(entry: Entry) -> CacheResult:
+    return "negative" if entry.status == 404 else "hit"

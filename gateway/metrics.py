@@ -28,6 +28,9 @@ _REDIS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.
 _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 _CACHE_RESULTS = ("hit", "window", "stale", "miss", "coalesced", "stale_if_error", "negative", "refresh", "bypass")
+_REDIS_COMMANDS = (
+    "mget", "file", "lease", "release", "renew", "pttl", "set", "getex", "publish", "time", "ping",
+)  # fmt: skip
 _UPSTREAM_CODES = ("200", "404", "429", "500", "502", "503", "504", "timeout", "connect", "tls", "reset", "invalid")
 
 
@@ -182,7 +185,7 @@ class Metrics:
         duration = _Kept(
             self._histogram("gateway_redis_command_duration_seconds", "One command", _REDIS_BUCKETS, "command")
         )
-        for command in ("mget", "file", "lease", "release", "ping"):
+        for command in _REDIS_COMMANDS:
             for result in ("ok", "error", "timeout"):
                 commands(command, result)
 

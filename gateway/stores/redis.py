@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, cast
 
@@ -67,7 +68,7 @@ class RedisStore:
         self._clock = clock
         self._observe = observe
         self._everything: str | None = None
-        self._minting: dict[str, asyncio.Task[str]] = {}
+        self._learning: dict[str, asyncio.Task[str]] = {}
 
     @property
     def channel(self) -> str:
@@ -76,7 +77,7 @@ class RedisStore:
 
     async def look_up(self, address: Address) -> Shelf:
         """What there is for the address, in one round trip. Raises StoreDown."""
-        everything = self._everything or await self.beat()
+        everything = self._everything or await self._once("beat", lambda _: self.beat())
         names = (self._epoch_name(address.aoi_id), self.prefix + address.listing, self.prefix + address.page)
         try:
             token, listing, page = await self._lookups.get(names)
@@ -163,14 +164,18 @@ class RedisStore:
         """The token that was found, or a new one, if nobody was quicker."""
         if found is not None:
             return found.decode("latin-1")
-        minting = self._minting.get(name)
-        if minting is None:
-            minting = self._minting[name] = asyncio.create_task(self._mint(name))
-            minting.add_done_callback(lambda done: self._minted(name, done))
-        return await asyncio.shield(minting)
+        return await self._once(name, self._mint)
 
-    def _minted(self, name: str, done: asyncio.Task[str]) -> None:
-        del self._minting[name]
+    async def _once(self, name: str, learn: Callable[[str], Coroutine[Any, Any, str]]) -> str:
+        """Learn a token once for all who ask at the same time: a herd has a thousand of them."""
+        learning = self._learning.get(name)
+        if learning is None:
+            learning = self._learning[name] = asyncio.create_task(learn(name))
+            learning.add_done_callback(lambda done: self._learnt(name, done))
+        return await asyncio.shield(learning)
+
+    def _learnt(self, name: str, done: asyncio.Task[str]) -> None:
+        del self._learning[name]
         if not done.cancelled():
             done.exception()  # whoever asked may have left
 

@@ -349,3 +349,19 @@ async def test_a_cluster_serves_as_well(vendor: MockVendor, real_cluster: RealRe
             while (await one.page(AOI)).cache.startswith("hit"):
                 pass
         assert len(vendor.requests) == 2
+
+
+async def test_waiters_take_what_was_fetched_for_them_however_short_it_lives(
+    vendor: MockVendor, real_redis: RealRedis
+) -> None:
+    vendor.set_assets(AOI, assets("a", status="started"))
+    flags = {"upstream.base_url": vendor.url, "cache.url": real_redis.url, "cache.lifetimes.in_progress": 0}
+    async with playing(flags) as one, playing(flags) as two:
+        for play in (one, two):
+            await hears(play)
+        vendor.set_behaviour(delay=0.4)
+        replies = await asyncio.gather(*(play.page(AOI) for play in (one, two) for _ in range(10)))
+        assert {reply.status for reply in replies} == {200}
+        assert len(vendor.requests) == 1
+        await one.page(AOI)  # and nobody after them
+        assert len(vendor.requests) == 2
