@@ -7,8 +7,8 @@ and the last look for the vendor key in each. What is worth a line is `journal` 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, BinaryIO, Literal
 
@@ -21,16 +21,22 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 # With a reader that is stuck, so many lines are held back; later ones are dropped and counted.
 _LINES = 10_000
 _CLOSE_SECONDS = 1.0
+_LOOK_SECONDS = 0.05
 
 
 class LineWriter:
-    """Writes lines to a stream from a thread of its own; `withhold` takes secrets out of a line."""
+    """Writes lines to a stream from a thread of its own; `withhold` takes secrets out of what is written.
+
+    The thread looks for lines a few times a second and writes all of them at once. Waking it for each would cost the
+    event loop more than writing does.
+    """
 
     def __init__(self, stream: BinaryIO, withhold: Callable[[bytes], bytes]) -> None:
         self._stream = stream
         self._withhold = withhold
-        self._lines: queue.Queue[bytes | None] = queue.Queue(_LINES)
+        self._lines: deque[bytes] = deque()
         self._observe: Observe | None = None
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._drain, name="log", daemon=True)
         self._thread.start()
 
@@ -40,28 +46,30 @@ class LineWriter:
 
     def write(self, line: bytes) -> None:
         """Write a line, which comes without its end; drop it when the reader is far behind. Never waits."""
-        try:
-            self._lines.put_nowait(self._withhold(line))
-        except queue.Full:
-            if self._observe is not None:
-                self._observe(LogDropped(1))
+        if len(self._lines) < _LINES:
+            self._lines.append(line)
+        elif self._observe is not None:
+            self._observe(LogDropped(1))
 
     def close(self) -> None:
-        """Write what is left, for at most a second."""
-        try:
-            self._lines.put(None, timeout=_CLOSE_SECONDS)
-        except queue.Full:
-            return  # nobody reads; the thread ends with the process
+        """Write what is left, for at most a second: if nobody reads, the thread ends with the process."""
+        self._closing.set()
         self._thread.join(_CLOSE_SECONDS)
 
     def _drain(self) -> None:
-        while (line := self._lines.get()) is not None:
-            try:
-                self._stream.write(line + b"\n")
-                if self._lines.empty():
-                    self._stream.flush()
-            except (OSError, ValueError):
-                continue  # the reader is gone; requests matter more than lines
+        while not self._closing.wait(_LOOK_SECONDS):
+            self._write_all()
+        self._write_all()
+
+    def _write_all(self) -> None:
+        if not self._lines:
+            return
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        try:
+            self._stream.write(self._withhold(b"\n".join(lines) + b"\n"))
+            self._stream.flush()
+        except (OSError, ValueError):
+            pass  # the reader is gone; requests matter more than lines
 
 
 class _Handler(logging.Handler):

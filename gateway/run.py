@@ -58,6 +58,8 @@ async def _serve(loaded: Loaded, sockets: Sockets) -> int:
     try:
         for warning in loaded.warnings:
             _log.warning(warning)
+        if settings.server.workers > 1:
+            _log.warning("server.workers has no effect yet: one process serves")
         try:
             gateway = Gateway(settings, keys, writer, form)
             await gateway.start(sockets)
@@ -183,6 +185,8 @@ def _on_signals() -> asyncio.Future[signal.Signals]:
             loop.add_signal_handler(number, told, number)
         except NotImplementedError:  # Windows
             signal.signal(number, told)
+    if hasattr(signal, "SIGHUP"):  # whose default would end the process
+        loop.add_signal_handler(signal.SIGHUP, _log.warning, "a running gateway does not read its configuration anew")
     return stop
 
 

@@ -6,8 +6,10 @@ Refuses to resolve: a name other than `localhost` is never loopback here, whatev
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 
 
+@lru_cache(maxsize=256)  # asked of every request
 def is_loopback(host: str) -> bool:
     """Whether a host, without port and brackets, can only be this machine: `localhost`, 127.0.0.0/8 or `::1`."""
     if host.lower() == "localhost":
