@@ -153,7 +153,7 @@ class Gateway:
         options = self._settings.cache
         clock, observe = self._clock, self._observe
         if not self._uses_redis():
-            return MemoryStore(options.memory_max_bytes, clock, observe), Alone()
+            return MemoryStore(options.memory_max_bytes, clock, observe), Alone(clock)
         client = connect(self._settings.cache_url.get_secret_value(), options.redis_timeout)
         calls = RedisCalls(client, timeout=options.redis_timeout, clock=clock, observe=observe)
         far = RedisStore(calls, prefix=options.key_prefix, clock=clock, observe=observe)

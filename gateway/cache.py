@@ -14,7 +14,7 @@ from functools import partial
 from typing import Literal
 
 from gateway.clock import Clock
-from gateway.core.admission import Fetched, admit
+from gateway.core.admission import Candidate, Fetched, admit
 from gateway.core.entry import Entry
 from gateway.core.errors import NotCached, StoreDown, UpstreamError, UpstreamRefusal, UpstreamTimeout
 from gateway.core.facts import (
@@ -31,7 +31,7 @@ from gateway.core.policy import Fetch, Serve, ServeAndRefresh, decide
 from gateway.core.query import Address, AssetsQuery
 from gateway.flights.lease import Turns
 from gateway.flights.local import Flights
-from gateway.stores.base import Shelf, Store
+from gateway.stores.base import Shelf, Store, filed
 
 # How often one page may be refreshed because a client says so, in seconds.
 FORCED_REFRESH_INTERVAL = 10.0
@@ -141,7 +141,6 @@ class Cache:
         self._chance = chance
         self._observe = observe
         self._flights: Flights[_Landed] = Flights()
-        self._forced: dict[str, float] = {}
 
     async def answer(self, query: AssetsQuery, request_id: str, wish: Wish = NO_WISH) -> Answer:
         """Answer one query.
@@ -154,7 +153,8 @@ class Cache:
         now = self._clock.now()
         seen = -math.inf if shelf.entry is None else shelf.entry.started
         errand = _Errand(query, address, shelf.epoch, seen, request_id)
-        if wish.refresh and self._may_force(address.page, now):
+        forced = wish.refresh and not wish.only_if_cached
+        if forced and await self._turns.first(f"forced:{address.page}", FORCED_REFRESH_INTERVAL):
             return await self._ask_vendor(replace(errand, forced=True), "request", fallback=shelf.entry is not None)
         match decide(shelf.entry, now, current=shelf.current):
             case Serve(entry):
@@ -244,7 +244,7 @@ class Cache:
                 if turn.mine:
                     try:
                         return await self._fetched(errand, deadline)
-                    except UpstreamError as error:
+                    except (UpstreamError, UpstreamRefusal) as error:
                         turn.failure = error
                         raise
             if self._clock.monotonic() >= deadline:
@@ -275,20 +275,19 @@ class Cache:
         candidate = admit(errand.query, errand.address.page, fetched, self._lifetimes, self._chance())
         if not fetched.caching.storable:
             self._observe(VendorForbidsStoring())
-            return _Landed(candidate.entry, "here", stored=False)
+            return _Landed(await self._named(errand, candidate), "here", stored=False)
         try:
             kept = await self._store.keep(errand.address, candidate, errand.epoch)
         except StoreDown:
-            return _Landed(candidate.entry, "here", stored=False)
+            return _Landed(await self._named(errand, candidate), "here", stored=False)
         if kept.ended:
             self._observe(GenerationEnded())
         return _Landed(kept.entry, "here", stored=kept.outcome == "kept")
 
-    def _may_force(self, page: str, now: float) -> bool:
-        """At most one forced refresh a page in ten seconds, whoever asks."""
-        horizon = now - FORCED_REFRESH_INTERVAL
-        self._forced = {known: at for known, at in self._forced.items() if at > horizon}
-        return self._forced.setdefault(page, now) == now
+    async def _named(self, errand: _Errand, candidate: Candidate) -> Entry:
+        """The entry of a page that is not kept, named after the generation that it would belong to."""
+        known = (await self._look_up(errand.address)).directory
+        return filed(errand.address, known, candidate, errand.epoch, self._clock.now())[1]
 
     def _answered(self, answer: Answer) -> Answer:
         self._observe(CacheAnswered(answer.result))

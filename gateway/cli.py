@@ -152,9 +152,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--port", type=int, help="port of the gateway (server.port)")
 
     mock = command("mock-vendor", _mock_vendor, "run the stand-in vendor alone, on loopback")
-    mock.add_argument("--port", type=int, default=8081, help="port to listen on; 0 takes a free one (default: 8081)")
+    mock.add_argument("--port", type=_port, default=8081, help="port to listen on; 0 takes a free one (default: 8081)")
     mock.add_argument("--key", help="the key that it asks for (default: a random one, which is printed)")
-    mock.add_argument("--aois", type=int, default=20, help="how many AOIs it has (default: 20)")
+    mock.add_argument("--aois", type=_count, default=20, help="how many AOIs it has (default: 20)")
     mock.add_argument("--seed", type=int, default=0, help="what the AOIs are made from (default: 0)")
 
     command("check", _check, "validate the configuration without serving")
@@ -176,6 +176,20 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--team", required=True, type=_team_name, help="name of the team")
     new.set_defaults(run=_token_new)
     return parser
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError("a port is 0 to 65535")
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("not less than 0")
+    return number
 
 
 def _team_name(text: str) -> str:

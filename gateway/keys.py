@@ -7,6 +7,7 @@ to know how a key is sent (`upstream`) and where it was configured (`settings`).
 from __future__ import annotations
 
 import base64
+import re
 from typing import Literal
 from urllib.parse import quote, quote_plus
 
@@ -18,6 +19,16 @@ Slot = Literal["current", "previous"]
 _RETIRED_KEYS = 4
 
 
+_ESCAPE = re.compile("%[0-9A-F]{2}")
+_JSON_ESCAPE = re.compile(rb"\\(?:u00([0-7][0-9a-fA-F])|([/\"\\]))")
+_SHORTEST_SOUGHT = 6
+
+
+def _unescaped(data: bytes) -> bytes:
+    """JSON text with the escapes of printable ASCII undone (RFC 8259, section 7)."""
+    return _JSON_ESCAPE.sub(lambda found: bytes([int(found[1], 16)]) if found[1] else found[2], data)
+
+
 class VendorKey:
     """One key. `repr` and `str` hide it; `reveal` is for the request that goes to the vendor, and for nothing else."""
 
@@ -26,25 +37,28 @@ class VendorKey:
     def __init__(self, value: str) -> None:
         self._value = value
         raw = value.encode()
+        percent = (quote(value, safe=""), quote_plus(value))
         forms = {
             raw,
-            quote(value, safe="").encode(),
-            quote_plus(value).encode(),
+            *(form.encode() for form in percent),
+            *(_ESCAPE.sub(lambda found: found[0].lower(), form).encode() for form in percent),
             base64.b64encode(raw),
             base64.urlsafe_b64encode(raw),
             base64.b64encode(raw).rstrip(b"="),
             base64.urlsafe_b64encode(raw).rstrip(b"="),
         }
-        # Longest first, so that replacing one form leaves no piece of another behind.
-        self._forms = tuple(sorted(forms, key=len, reverse=True))
+        # Longest first, so that replacing one form leaves no piece of another behind. A very short key stands in
+        # anything; it can be held, but not looked for.
+        self._forms = tuple(sorted(forms, key=len, reverse=True)) if len(raw) >= _SHORTEST_SOUGHT else ()
 
     def reveal(self) -> str:
         """The key itself."""
         return self._value
 
     def stands_in(self, data: bytes) -> bool:
-        """Whether any form of the key (raw, base64, percent-encoded) stands in the bytes."""
-        return any(form in data for form in self._forms)
+        """Whether any form of the key (raw, base64, percent-encoded) stands in the bytes, escaped in JSON or not."""
+        texts = (data,) if b"\\" not in data else (data, _unescaped(data))
+        return any(form in text for text in texts for form in self._forms)
 
     def withhold(self, data: bytes) -> bytes:
         """The bytes with every form of the key replaced."""

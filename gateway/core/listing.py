@@ -37,10 +37,14 @@ class InvalidListing(ValueError):
     """The body is not a listing of this AOI; the message says why, without quoting it."""
 
 
+# Beyond 63 bits it is no count of anything, and not every client could read it.
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
 class _Pagination(msgspec.Struct):
-    total: Annotated[int, msgspec.Meta(ge=0)]
-    offset: Annotated[int, msgspec.Meta(ge=0)]
-    limit: Annotated[int, msgspec.Meta(ge=0)]
+    total: _Count
+    offset: _Count
+    limit: _Count
 
 
 class _Asset(msgspec.Struct):

@@ -21,7 +21,8 @@ import msgspec
 
 from gateway.clock import Clock
 from gateway.core import errors
-from gateway.core.errors import StoreDown, UpstreamError
+from gateway.core.errors import StoreDown, UpstreamError, UpstreamRefusal
+from gateway.core.listing import parse_envelope, render_envelope
 
 LEASE_SECONDS = 3.0
 _LEASE_MS = int(LEASE_SECONDS * 1000)
@@ -44,6 +45,10 @@ class Landing(msgspec.Struct, frozen=True, array_like=True):
     error: str = ""
     status: int | None = None
     retry_after: float | None = None
+    envelope: bytes = b""
+
+
+Failure = UpstreamError | UpstreamRefusal
 
 
 @dataclass
@@ -51,7 +56,7 @@ class Turn:
     """Whose turn it was to fetch a page. The one who fetches leaves its `failure` here for the others."""
 
     mine: bool
-    failure: UpstreamError | None = None
+    failure: Failure | None = None
 
 
 class Turns(Protocol):
@@ -61,14 +66,31 @@ class Turns(Protocol):
         """Have one's turn, in which to fetch; or, not `mine`, have waited for the end of somebody else's."""
         ...
 
+    async def first(self, name: str, seconds: float) -> bool:
+        """Whether nobody has asked this of the same name within so many seconds."""
+        ...
+
 
 class Alone:
     """Nobody to agree with."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._asked: dict[str, float] = {}
 
     @asynccontextmanager
     async def take(self, page: str) -> AsyncIterator[Turn]:  # noqa: ARG002 - as Turns says
         """It is always this process's turn."""
         yield Turn(mine=True)
+
+    async def first(self, name: str, seconds: float) -> bool:
+        """Whether nobody in this process has asked of late."""
+        now = self._clock.now()
+        self._asked = {known: until for known, until in self._asked.items() if until > now}
+        if name in self._asked:
+            return False
+        self._asked[name] = now + seconds
+        return True
 
 
 # Send a command: its name for metrics, and what to do with the client. Raises StoreDown.
@@ -84,6 +106,7 @@ class Leases:
         self.channel = f"{prefix}landed"
         self._clock = clock
         self._waiting: dict[str, asyncio.Future[Landing]] = {}
+        self._alone = Alone(clock)
 
     @asynccontextmanager
     async def take(self, page: str) -> AsyncIterator[Turn]:
@@ -105,6 +128,16 @@ class Leases:
             with suppress(StoreDown):
                 landing = msgspec.msgpack.encode(_landing(page, turn.failure))
                 await self._run("release", lambda client: client.eval(_END, 1, name, owner, self.channel, landing))
+
+    async def first(self, name: str, seconds: float) -> bool:
+        """Whether no replica has asked of late; with Redis down, this one."""
+        try:
+            answer = await self._run(
+                "lease", lambda client: client.set(self._prefix + name, b"1", px=int(seconds * 1000), nx=True)
+            )
+        except StoreDown:
+            return await self._alone.first(name, seconds)
+        return bool(answer)
 
     def hear(self, data: bytes) -> None:
         """Wake those who wait for the page that landed."""
@@ -140,17 +173,24 @@ class Leases:
                 await self._run("renew", lambda client: client.eval(_RENEW, 1, name, owner, _LEASE_MS))
 
 
-def _landing(page: str, failure: UpstreamError | None) -> Landing:
-    if failure is None:
-        return Landing(page)
-    # A private refinement of `upstream` is told by the name that `core.errors` has for it.
-    name = next(kind.__name__ for kind in type(failure).__mro__ if kind.__module__ == errors.__name__)
-    return Landing(page, name, failure.status, failure.retry_after)
+def _landing(page: str, failure: Failure | None) -> Landing:
+    match failure:
+        case None:
+            return Landing(page)
+        case UpstreamRefusal():
+            return Landing(page, UpstreamRefusal.__name__, failure.status, None, render_envelope(failure.envelope))
+        case _:
+            # A private refinement of `upstream` is told by the name that `core.errors` has for it.
+            name = next(kind.__name__ for kind in type(failure).__mro__ if kind.__module__ == errors.__name__)
+            return Landing(page, name, failure.status, failure.retry_after)
 
 
-def _failure(landing: Landing) -> UpstreamError | None:
+def _failure(landing: Landing) -> Failure | None:
     if not landing.error:
         return None
+    if landing.error == UpstreamRefusal.__name__ and landing.status is not None:
+        envelope = parse_envelope(landing.envelope)
+        return None if envelope is None else UpstreamRefusal(landing.status, envelope)
     kind = getattr(errors, landing.error, UpstreamError)
     if not (isinstance(kind, type) and issubclass(kind, UpstreamError)):
         kind = UpstreamError

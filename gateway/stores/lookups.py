@@ -20,6 +20,7 @@ Values = list[bytes | None]
 
 # So many look-ups make one command; more would hold up whoever else talks to Redis.
 _MOST = 128
+_VALUE = (bytes, type(None))
 
 
 class Lookups:
@@ -60,7 +61,7 @@ class Lookups:
     async def _send(self, batch: dict[Names, asyncio.Future[Values]]) -> None:
         every = [name for names in batch for name in names]
         try:
-            values: Any = await self._calls.run("mget", lambda client: client.mget(every))
+            values = _checked(await self._calls.run("mget", lambda client: client.mget(every)), len(every))
         except StoreDown as error:
             for wanted in batch.values():
                 if not wanted.done():
@@ -72,3 +73,9 @@ class Lookups:
             if not wanted.done():
                 wanted.set_result(values[place : place + len(names)])
             place += len(names)
+
+
+def _checked(answer: Any, count: int) -> Values:
+    if not isinstance(answer, list) or len(answer) != count or not all(isinstance(item, _VALUE) for item in answer):
+        raise StoreDown("this is no answer of Redis")
+    return answer

@@ -37,6 +37,11 @@ if epoch ~= ARGV[1] then return {'purged'} end
 local known = redis.pcall('GET', KEYS[2])
 if type(known) ~= 'string' then known = '' end
 if string.sub(known, 1, 16) ~= ARGV[2] then return {'moved', known} end
+local head = redis.pcall('GETRANGE', KEYS[3], 0, 4)
+if type(head) == 'string' and #head == 5 and string.sub(head, 1, 4) == 'pxgw'
+  and string.byte(head, 5) > tonumber(ARGV[10]) then
+  return {'newer'}
+end
 local kind = redis.call('TYPE', KEYS[3])['ok']
 redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4])
 redis.call('SET', KEYS[3], ARGV[5], 'PX', ARGV[6])
@@ -45,10 +50,18 @@ redis.call('PUBLISH', ARGV[9], ARGV[8])
 return {'kept', kind}
 """
 
+_MINT = """
+local known = redis.pcall('GET', KEYS[1])
+if type(known) == 'string' then return known end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+return ARGV[1]
+"""
+
 
 class Word(msgspec.Struct, frozen=True, array_like=True):
-    """What a replica tells the others. An empty `page` speaks of a purge: of an AOI, or of everything (no `aoi_id`)."""
+    """What a replica (`by`) tells the others. An empty `page` speaks of a purge: of an AOI, or of all (no `aoi_id`)."""
 
+    by: str
     aoi_id: str
     epoch: str
     listing: str = ""
@@ -68,6 +81,7 @@ class RedisStore:
         self._clock = clock
         self._observe = observe
         self._everything: str | None = None
+        self.name = secrets.token_hex(8)
         self._learning: dict[str, asyncio.Task[str]] = {}
 
     @property
@@ -77,11 +91,14 @@ class RedisStore:
 
     async def look_up(self, address: Address) -> Shelf:
         """What there is for the address, in one round trip. Raises StoreDown."""
-        everything = self._everything or await self._once("beat", lambda _: self.beat())
         names = (self._epoch_name(address.aoi_id), self.prefix + address.listing, self.prefix + address.page)
         try:
-            token, listing, page = await self._lookups.get(names)
-            epoch = f"{everything}/{await self._token(names[0], token)}"
+            # Asked together, these two are one command, except in a Cluster.
+            (everything,), (token, listing, page) = await asyncio.gather(
+                self._lookups.get((self._everything_name,)), self._lookups.get(names)
+            )
+            self._everything = await self._token(self._everything_name, everything)
+            epoch = f"{self._everything}/{await self._token(names[0], token)}"
         except StoreDown:
             self._observe(TierLookup("redis", "error"))
             raise
@@ -109,6 +126,8 @@ class RedisStore:
             told = await self._file(address, raw or b"", result.directory, entry)
             if told[0] == b"purged":
                 return Kept(entry, "purged")
+            if told[0] == b"newer":
+                return Kept(entry, "older")
             if told[0] == b"kept":
                 if told[1] not in (b"string", b"none"):
                     self._observe(CorruptValue("not a string"))
@@ -121,9 +140,12 @@ class RedisStore:
         token = secrets.token_hex(8)
         name = self._everything_name if aoi_id is None else self._epoch_name(aoi_id)
         await self._calls.run("set", lambda client: client.set(name, token, ex=_EPOCH_SECONDS))
+        # What is confirmed has been read back: anything may say OK.
+        if await self._lookups.get((name,)) != [token.encode()]:
+            raise StoreDown("the new epoch is not there")
         if aoi_id is None:
             self._everything = token
-        await self.tell(Word(aoi_id or "", token))
+        await self.tell(Word(self.name, aoi_id or "", token))
 
     async def tell(self, word: Word) -> None:
         """Tell the other replicas. Raises StoreDown."""
@@ -181,12 +203,16 @@ class RedisStore:
 
     async def _mint(self, name: str) -> str:
         mine = secrets.token_hex(8)
-        old = await self._calls.run("set", lambda client: client.set(name, mine, ex=_EPOCH_SECONDS, nx=True, get=True))
-        return mine if old is None else cast("bytes", old).decode("latin-1")
+        token = await self._calls.run("mint", lambda client: client.eval(_MINT, 1, name, mine, _EPOCH_SECONDS))
+        if not isinstance(token, bytes):
+            raise StoreDown("this is no answer of Redis")
+        return token.decode("latin-1")
 
     async def _file(self, address: Address, known: bytes, directory: directories.Directory, entry: Entry) -> Any:
         now = self._clock.now()
-        word = Word(address.aoi_id, entry.epoch, address.listing, address.page, entry.generation, entry.started)
+        word = Word(
+            self.name, address.aoi_id, entry.epoch, address.listing, address.page, entry.generation, entry.started
+        )
         keys = [
             self._epoch_name(address.aoi_id),
             self.prefix + address.listing,
@@ -202,8 +228,12 @@ class RedisStore:
             max(_EPOCH_SECONDS, 2 * int(entry.last_use - now)),
             msgspec.msgpack.encode(word),
             self.channel,
+            FORMAT_VERSION,
         ]
-        return await self._calls.run("file", lambda client: client.eval(_FILE, len(keys), *keys, *arguments))
+        told = await self._calls.run("file", lambda client: client.eval(_FILE, len(keys), *keys, *arguments))
+        if not isinstance(told, list) or not told:
+            raise StoreDown("this is no answer of Redis")
+        return told
 
     def _read(self, data: bytes, page: str) -> Entry | None:
         try:

@@ -32,6 +32,7 @@ from gateway.stores.word import WordOfRedis
 
 # Beyond so many AOIs purged one by one, all copies are dropped instead of remembering each.
 _MOST_PURGES = 10_000
+_MOST_TOLD = 10_000
 
 
 _WORD = msgspec.msgpack.Decoder(Word)
@@ -42,6 +43,13 @@ class _Moment(NamedTuple):
 
     monotonic: float
     wall: float
+
+
+class _Stamp(NamedTuple):
+    """In which session of word, and at which moment of the monotonic clock, something was right."""
+
+    session: int
+    at: float
 
 
 class TieredStore:
@@ -61,6 +69,9 @@ class TieredStore:
         # When AOIs, and everything, were purged last: what was checked before then counts no more.
         self._purged: dict[str, _Moment] = {}
         self._purged_all = _Moment(-math.inf, -math.inf)
+        # When there was word of a listing last. What was asked for before that may have been answered before it, too.
+        self._told: dict[str, float] = {}
+        self._told_all = -math.inf
 
     async def look_up(self, address: Address) -> Shelf:
         """The copy in memory where it may be trusted, else what Redis has, or whichever was fetched later."""
@@ -78,13 +89,15 @@ class TieredStore:
 
     async def keep(self, address: Address, candidate: Candidate, epoch: str) -> Kept:
         """Keep a page in both tiers, or in memory alone while Redis does not answer."""
-        began = self._clock.monotonic()
+        if epoch.startswith(self._alone):
+            return self._keep_alone(address, candidate, epoch)
+        stamp = self._stamp()
         try:
             kept = await self._far.keep(address, candidate, epoch)
         except StoreDown:
             return self._keep_alone(address, candidate, epoch)
         if kept.outcome == "kept" and kept.directory is not None:
-            self._adopt(kept.directory, kept.entry, began)
+            self._adopt(kept.directory, kept.entry, stamp)
         return kept
 
     async def purge(self, aoi_id: str | None) -> None:
@@ -98,6 +111,8 @@ class TieredStore:
             word = _WORD.decode(data)
         except msgspec.MsgspecError:
             self.upset()  # of another version: it may have told anything
+            return
+        if word.by == self._far.name:
             return
         if word.page:
             self._note_page(word)
@@ -116,23 +131,34 @@ class TieredStore:
 
     def _note_page(self, word: Word) -> None:
         checked = self._near.checked(word.listing)
-        if checked is not None and (checked.directory.generation, checked.directory.epoch) != (
-            word.generation,
-            word.epoch,
-        ):
-            self._near.drop(word.listing)
+        known = checked is not None and checked.at >= self._last_told(word.listing)
+        now = self._clock.monotonic()
+        if len(self._told) >= _MOST_TOLD:
+            self._told_all = now
+            self._told.clear()
+        self._told[word.listing] = now
+        if checked is not None and known and _speaks_of(word, checked.directory):
+            # It is still the current one, and known to be so as of now.
+            self._near.put_directory(checked.directory, session=checked.session, at=now)
         entry = self._near.entry(word.page, word.epoch, self._clock.now())
         if entry is not None and entry.started < word.started:
             self._near.drop(word.page)
 
+    def _last_told(self, listing: str) -> float:
+        return self._told.get(listing, self._told_all)
+
     def _checked(self, address: Address) -> Checked | None:
         checked = self._near.checked(address.listing)
-        return None if checked is None or checked.at <= self._last_purge(address).monotonic else checked
+        if checked is None or checked.at <= self._last_purge(address).monotonic:
+            return None
+        return checked
 
     def _last_purge(self, address: Address) -> _Moment:
         return max(self._purged_all, self._purged.get(address.aoi_id, self._purged_all))
 
     def _is_trusted(self, checked: Checked) -> bool:
+        if checked.at < self._last_told(checked.directory.listing):
+            return False
         if self._word.heard:
             return checked.session == self._word.session
         silent = self._clock.monotonic() - max(self._word.stopped, checked.at)
@@ -147,8 +173,7 @@ class TieredStore:
         return None if seen is not None and seen.started > entry.started else entry
 
     async def _from_far(self, address: Address, checked: Checked | None) -> Shelf:
-        # Stamped with when the look-up began: a purge that is told while it is under way comes after it.
-        began = self._clock.monotonic()
+        stamp = self._stamp()
         shelf = await self._far.look_up(address)
         entry = self._near.entry(address.page, shelf.epoch, self._clock.now())
         if entry is not None and (shelf.entry is None or entry.started > shelf.entry.started):
@@ -157,10 +182,10 @@ class TieredStore:
             if checked is not None and seen is not None:
                 kept = await self._far.keep(address, Candidate(entry, seen, checked.directory.total), shelf.epoch)
                 if kept.outcome == "kept" and kept.directory is not None:
-                    self._adopt(kept.directory, kept.entry, began)
+                    self._adopt(kept.directory, kept.entry, stamp)
                     return Shelf(shelf.epoch, kept.directory, kept.entry)
         if shelf.directory is not None:
-            self._adopt(shelf.directory, shelf.entry, began)
+            self._adopt(shelf.directory, shelf.entry, stamp)
         return shelf
 
     def _without_far(self, address: Address, checked: Checked | None) -> Shelf:
@@ -180,13 +205,24 @@ class TieredStore:
             return Kept(entry, "purged")
         if result.outcome == "older":
             return Kept(entry, "older")
-        self._adopt(result.directory, entry, self._clock.monotonic())
+        self._adopt(result.directory, entry, self._stamp())
         return Kept(entry, "kept", result.directory, ended=ends_one(known, result))
 
-    def _adopt(self, directory: Directory, entry: Entry | None, at: float) -> None:
-        self._near.put_directory(directory, session=self._word.session, at=at)
+    def _stamp(self) -> _Stamp:
+        """Taken before Redis is asked: what is told while its answer is under way comes after that answer."""
+        return _Stamp(self._word.session, self._clock.monotonic())
+
+    def _adopt(self, directory: Directory, entry: Entry | None, stamp: _Stamp) -> None:
+        """Hold what Redis answered, unless something was told, or learnt, that is later than that."""
+        if stamp.at < self._last_told(directory.listing):
+            return
+        held = self._near.checked(directory.listing)
+        if held is None or held.at <= stamp.at:
+            self._near.put_directory(directory, session=stamp.session, at=stamp.at)
         if entry is not None:
-            self._near.put_entry(entry)
+            mine = self._near.entry(entry.key, entry.epoch, self._clock.now())
+            if mine is None or mine.started <= entry.started:
+                self._near.put_entry(entry)
 
     def _purge_near(self, aoi_id: str | None) -> None:
         moment = _Moment(self._clock.monotonic(), self._clock.now())
@@ -196,6 +232,10 @@ class TieredStore:
             self._near.clear()
         else:
             self._purged[aoi_id] = moment
+
+
+def _speaks_of(word: Word, directory: Directory) -> bool:
+    return (word.generation, word.epoch) == (directory.generation, directory.epoch)
 
 
 def _seen(directory: Directory, address: Address) -> Sight | None:

@@ -4,13 +4,17 @@ When a thousand requests arrive at once, the loop is busy for longer than a Redi
 there, and has not been looked at. So a timer that comes late begins the limit anew, and one that comes in time lets the
 loop turn a few times more, which takes microseconds where nothing else is to be done. A server that hangs while we are
 idle costs exactly the limit; a busy gateway does not take Redis for a dead one.
+
+The work is a task of its own, which is cancelled and not waited for: a client library may take its time to give up.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # A timer of an idle loop is late by less than a millisecond.
 _LATE = 0.005
@@ -20,33 +24,61 @@ _MOST_EXTENSIONS = 20
 _TURNS = 20
 
 
-@asynccontextmanager
-async def time_limit(seconds: float) -> AsyncIterator[None]:
-    """Like `asyncio.timeout(seconds)`, TimeoutError included, but for time in which the loop was busy."""
+async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """What the work returns or raises; TimeoutError after `seconds` of it, the loop's own delays left out."""
     loop = asyncio.get_running_loop()
-    extensions = 0
-    handle: asyncio.Handle
+    task = loop.create_task(work)
+    over: asyncio.Future[None] = loop.create_future()
+    limit = _Limit(loop, seconds, over)
+    task.add_done_callback(limit.end)
+    try:
+        await over
+    finally:
+        limit.cancel()
+        if not task.done():
+            task.cancel()
+            task.add_done_callback(_forget)
+    if not task.done():
+        raise TimeoutError
+    return task.result()
 
-    def due(expected: float) -> None:
-        nonlocal extensions, handle
-        now = loop.time()
-        if now - expected > _LATE and extensions < _MOST_EXTENSIONS:
-            extensions += 1
-            handle = loop.call_at(now + seconds, due, now + seconds)
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()  # nobody waits for it any more
+
+
+class _Limit:
+    """Sets `over` when the time is."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, over: asyncio.Future[None]) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._over = over
+        self._extensions = 0
+        self._handle: asyncio.Handle
+        self._begin()
+
+    def cancel(self) -> None:
+        self._handle.cancel()
+
+    def end(self, _: object = None) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
+
+    def _begin(self) -> None:
+        expected = self._loop.time() + self._seconds
+        self._handle = self._loop.call_at(expected, self._due, expected)
+
+    def _due(self, expected: float) -> None:
+        if self._loop.time() - expected > _LATE and self._extensions < _MOST_EXTENSIONS:
+            self._extensions += 1
+            self._begin()
         else:
-            turn(_TURNS)
+            self._turn(_TURNS)
 
-    def turn(left: int) -> None:
-        nonlocal handle
-        if left == 0:
-            scope.reschedule(loop.time())
+    def _turn(self, left: int) -> None:
+        if left:
+            self._handle = self._loop.call_soon(self._turn, left - 1)
         else:
-            handle = loop.call_soon(turn, left - 1)
-
-    async with asyncio.timeout(None) as scope:
-        first = loop.time() + seconds
-        handle = loop.call_at(first, due, first)
-        try:
-            yield
-        finally:
-            handle.cancel()
+            self.end()

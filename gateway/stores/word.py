@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
-
-from redis.exceptions import RedisError
 
 from gateway.clock import Clock
 from gateway.core.errors import StoreDown
@@ -25,7 +24,12 @@ from gateway.stores.redis_calls import RedisCalls
 _BEAT_SECONDS = 0.5
 _BEATS_PER_CLOCK = 20
 _SUBSCRIBE_SECONDS = 1.0
+# Two beats, and a little for a machine that is busy. A purge is to be seen within a second while we hear.
+_DEAF_SECONDS = 1.2
 _CONNECTIONS_AHEAD = 4
+
+
+_log = logging.getLogger("gateway")
 
 
 class WordOfRedis:
@@ -36,9 +40,15 @@ class WordOfRedis:
         self._store = store
         self._clock = clock
         self.session = 0
-        self.heard = False
         self.stopped = clock.monotonic()
-        """When word was last known to come, on the monotonic clock."""
+        """When something was last heard, on the monotonic clock."""
+        self._listening = False
+        self._trouble = ""
+
+    @property
+    def heard(self) -> bool:
+        """Whether word comes: the listening connection itself has brought something of late."""
+        return self._listening and self._clock.monotonic() - self.stopped <= _DEAF_SECONDS
 
     @property
     def unreachable(self) -> bool:
@@ -56,9 +66,13 @@ class WordOfRedis:
                 # Connections made ahead: making one takes several round trips, and a herd has no time for them.
                 await asyncio.gather(*(self._calls.ping() for _ in range(_CONNECTIONS_AHEAD)))
                 await self._listen(listeners, upset)
-            except (StoreDown, RedisError, OSError, TimeoutError):
+            except StoreDown:
                 pass  # `RedisCalls` has told of it
-            self.heard = False
+            except Exception as error:  # noqa: BLE001 - whatever the peer did: without word, copies would never be trusted
+                if (why := type(error).__name__) != self._trouble:
+                    self._trouble = why
+                    _log.warning("no word comes from redis; copies in memory are checked often", extra={"why": why})
+            self._listening = False
             await self._clock.sleep(_BEAT_SECONDS)
 
     async def _listen(self, listeners: Mapping[str, Callable[[bytes], None]], upset: Callable[[], None]) -> None:
@@ -70,30 +84,34 @@ class WordOfRedis:
             everything = await self._store.beat()
             self._clock.correct(await self._store.time())
             self.session += 1
-            self._hears()
+            self._listening, self.stopped = True, self._clock.monotonic()
+            self._trouble = ""
             beats = asyncio.create_task(self._beat(everything, subscription, upset))
             try:
                 while not beats.done():
-                    message = await subscription.get_message(ignore_subscribe_messages=True, timeout=_BEAT_SECONDS)
-                    if message is not None and message["type"] == "message":
-                        listeners[message["channel"].decode()](message["data"])
+                    await self._hear(subscription, listeners)
+                    if not self.heard:
+                        raise TimeoutError("the listening connection is deaf")
                 await beats  # which tells why it ended
             finally:
                 beats.cancel()
-                self.heard = False
+                self._listening = False
+
+    async def _hear(self, subscription: Any, listeners: Mapping[str, Callable[[bytes], None]]) -> None:
+        message = await subscription.get_message(ignore_subscribe_messages=True, timeout=_BEAT_SECONDS)
+        if message is None:
+            return
+        self.stopped = self._clock.monotonic()
+        if message["type"] == "message":
+            listeners[message["channel"].decode()](message["data"])
 
     async def _beat(self, everything: str, subscription: Any, upset: Callable[[], None]) -> None:
         for beat in itertools.count(1):
+            # The answer comes on the listening connection, between words, and shows that it still brings them.
+            await subscription.ping()
             await self._clock.sleep(_BEAT_SECONDS)
             if beat % _BEATS_PER_CLOCK == 0:
                 self._clock.correct(await self._store.time())
-            # The listening connection is tried as well: a half of it that is cut is noticed by writing only.
-            await subscription.ping()
             if (now := await self._store.beat()) != everything:
                 everything = now
                 upset()
-            self._hears()
-
-    def _hears(self) -> None:
-        self.heard = True
-        self.stopped = self._clock.monotonic()

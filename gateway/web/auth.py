@@ -63,4 +63,4 @@ def _tokens(request: BaseRequest) -> set[str]:
         scheme, blank, rest = value.strip().partition(" ")
         found.add(rest.strip() if blank and scheme.lower() == "bearer" else value.strip())
     found.update(value.strip() for value in request.headers.getall("X-API-Key", ()))
-    return found
+    return found - {""}

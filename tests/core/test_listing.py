@@ -75,6 +75,7 @@ def test_ids_are_told_apart_and_what_is_no_id_proves_nothing() -> None:
         page(b"[]", b'"pagination":{"total":1.0,"offset":0,"limit":10}'),
         page(b"[]", b'"pagination":{"total":"1","offset":0,"limit":10}'),
         page(b"[]", b'"pagination":{"total":null,"offset":0,"limit":10}'),
+        page(b"[]", b'"pagination":{"total":18446744073709551616,"offset":0,"limit":10}'),
         page(b"[]") + b"x",
         page(b"[]") + page(b"[]"),
         b"\xef\xbb\xbf" + page(b"[]"),

@@ -68,7 +68,10 @@ def test_the_key_hides_and_is_found_in_every_form() -> None:
         data = f'{{"x":"{form}"}}'.encode()
         assert key.stands_in(data)
         assert key.withhold(data) == b'{"x":"[withheld]"}'
+    for escaped in (rb'"a+b\/c==d e"', rb'"a\u002bb\u002Fc\u003d\u003dd e"', b'"a%2bb%2fc%3d%3dd%20e"'):
+        assert key.stands_in(escaped)
     assert not key.stands_in(b"something else")
+    assert not VendorKey("k").stands_in(b"any ink")
 
 
 def test_the_previous_key_is_tried_second_and_only_if_it_differs() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
 from harness import Play, playing, until
 from real_redis import RealRedis
+from redis.asyncio import Redis
 
 from gateway.mock_vendor import MockVendor
 
@@ -365,3 +366,102 @@ async def test_waiters_take_what_was_fetched_for_them_however_short_it_lives(
         assert len(vendor.requests) == 1
         await one.page(AOI)  # and nobody after them
         assert len(vendor.requests) == 2
+
+
+async def test_a_full_redis_leaves_memory_to_cache_new_aois(
+    replicas: list[Play], vendor: MockVendor, real_redis: RealRedis
+) -> None:
+    one, _ = replicas
+    async with Redis.from_url(real_redis.url) as raw:
+        await raw.config_set("maxmemory", "1")
+    for _ in range(3):
+        assert (await one.page(AOI)).status == 200
+    assert len(vendor.requests) == 1
+
+
+async def test_a_subscription_that_is_cut_in_silence_is_noticed(vendor: MockVendor, real_redis: RealRedis) -> None:
+    """Bytes stop on the listening connection alone: it neither brings word nor closes."""
+    vendor.set_assets(AOI, assets("a"))
+    async with stalling(real_redis.port) as (port, stall):
+        flags = {"upstream.base_url": vendor.url, "cache.memory_max_age": 0.5}
+        async with (
+            playing({**flags, "cache.url": real_redis.url}) as one,
+            playing({**flags, "cache.url": f"redis://127.0.0.1:{port}/0"}) as two,
+        ):
+            for play in (one, two):
+                await hears(play)
+            await same_pages([one, two])
+            stall()
+            assert (await purge(one, aoi_id=AOI))[0] == 200
+            began = time.monotonic()
+            while (await two.page(AOI)).cache.startswith("hit"):
+                assert time.monotonic() - began < 5
+            assert len(vendor.requests) == 2
+
+
+@asynccontextmanager
+async def stalling(port: int) -> AsyncIterator[tuple[int, Callable[[], None]]]:
+    """A way to Redis on which connections that subscribed can be stalled, from Redis to us."""
+    stalled = asyncio.Event()
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: list[bytes], back: bool) -> None:
+        try:
+            while data := await reader.read(65_536):
+                if not back:
+                    seen.append(data)
+                elif stalled.is_set() and any(b"SUBSCRIBE" in piece for piece in seen):
+                    continue
+                writer.write(data)
+        finally:
+            writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+        seen: list[bytes] = []
+        for work in (carry(reader, back, seen, False), carry(there, writer, seen, True)):
+            task = asyncio.create_task(work)
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1], stalled.set
+    finally:
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_an_answer_that_word_has_overtaken_is_not_trusted(replicas: list[Play], vendor: MockVendor) -> None:
+    """A look-up of Redis is answered, then another replica files a change, and its word arrives first."""
+    one, two = replicas
+    assert (await one.page(AOI)).status == 200
+    store = two.gateway._store
+    look_up, may_go, asked = store._far.look_up, asyncio.Event(), asyncio.Event()  # type: ignore[attr-defined]
+
+    async def held_up(address: Any) -> Any:
+        shelf = await look_up(address)
+        asked.set()
+        await may_go.wait()
+        return shelf
+
+    store._far.look_up = held_up  # type: ignore[attr-defined]
+    late = asyncio.create_task(two.page(AOI))
+    await asked.wait()
+    vendor.set_assets(AOI, assets(*"abcdefghijklmnop"))
+    changed = await one.page(AOI, "?offset=10")
+    await until(lambda: bool(store._told))  # type: ignore[attr-defined]
+    store._far.look_up = look_up  # type: ignore[attr-defined]
+    may_go.set()
+    assert (await late).status == 200
+    after = await two.page(AOI)
+    assert after.headers["X-Listing-Generation"] == changed.headers["X-Listing-Generation"]
+
+
+async def test_a_refusal_of_the_query_is_shared_too(replicas: list[Play], vendor: MockVendor) -> None:
+    vendor.set_behaviour(delay=0.4, status=422)
+    replies = await asyncio.gather(*(play.page("a2") for play in replicas for _ in range(10)))
+    assert {reply.status for reply in replies} == {422}
+    assert len(vendor.requests) == 1

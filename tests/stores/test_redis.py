@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -174,12 +175,52 @@ async def test_a_killed_server_is_down_and_used_again_when_it_is_back(
         await store.keep(HERE, candidate(HERE, now=clock.now()), epoch)
     with pytest.raises(StoreDown):
         await store.purge(None)
-    assert calls.gone
+    assert calls.gone  # its port refuses
     real_redis.start()
     await calls.ping()
     await store.beat()
     kept = await keep(store, clock)
     assert (await store.look_up(HERE)).entry == kept.entry
+
+
+async def test_a_value_of_a_newer_format_version_is_not_overwritten(
+    store: RedisStore, raw: Any, clock: SteeredClock
+) -> None:
+    await raw.set(NAME, b"pxgw\x02 something newer")
+    assert (await keep(store, clock)).outcome == "older"
+    assert await raw.get(NAME) == b"pxgw\x02 something newer"
+
+
+@pytest.mark.parametrize("name", ["test:1:epoch", "test:1:{a1}:epoch"])
+async def test_an_epoch_of_another_type_is_made_anew(
+    store: RedisStore, raw: Any, clock: SteeredClock, name: str
+) -> None:
+    await raw.delete(name)
+    await raw.lpush(name, "x")
+    kept = await keep(store, clock)
+    assert (await store.look_up(HERE)).entry == kept.entry
+
+
+@pytest.mark.parametrize(
+    "reply", [b"+OK\r\n", b":1\r\n", b"*0\r\n", b"$3\r\nabc\r\n", b":abc\r\n", b"HTTP/1.1 400\r\n\r\n"]
+)
+async def test_a_peer_that_is_no_redis_is_down(clock: SteeredClock, facts: Facts, reply: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65_536):
+            writer.write(reply)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        calls = RedisCalls(connect(f"redis://127.0.0.1:{port}", 0.05), timeout=0.05, clock=clock, observe=facts)
+        store = RedisStore(calls, prefix="test", clock=clock, observe=facts)
+        for _ in range(3):
+            with pytest.raises(StoreDown):
+                await store.look_up(HERE)
+            with pytest.raises(StoreDown):
+                await store.purge(None)
+        assert not calls.gone
+        await store.close()
 
 
 async def test_a_full_server_still_reads(store: RedisStore, raw: Any, clock: SteeredClock, facts: Facts) -> None:

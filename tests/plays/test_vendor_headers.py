@@ -1,0 +1,111 @@
+"""What the vendor says of caching, from its headers to the client's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+from harness import playing
+
+PAGE = b'{"assets":[{"id":"x","status":"success"}],"pagination":{"total":1,"offset":0,"limit":10}}'
+
+
+class Vendor:
+    """Answers with one page and whatever headers it is told."""
+
+    def __init__(self) -> None:
+        self.headers: dict[str, str] = {}
+        self.status = 200
+        self.body = PAGE
+        self.calls = 0
+        self.url = ""
+
+    async def answer(self, _: web.BaseRequest) -> web.Response:
+        self.calls += 1
+        return web.Response(status=self.status, body=self.body, headers=self.headers)
+
+
+@pytest.fixture
+async def telling() -> AsyncIterator[Vendor]:
+    vendor = Vendor()
+    runner = web.ServerRunner(web.Server(vendor.answer))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    vendor.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield vendor
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize("forbids", ["no-store", "private", "max-age=60, no-store", 'private="Set-Cookie"'])
+async def test_what_may_not_be_stored_is_not_and_told_once(telling: Vendor, forbids: str) -> None:
+    telling.headers = {"Cache-Control": forbids}
+    async with playing({"upstream.base_url": telling.url}) as play:
+        for _ in range(3):
+            reply = await play.page("a1")
+            assert (reply.status, reply.cache, reply.body) == (200, "fwd=miss; fwd-status=200", PAGE)
+            assert reply.headers["X-Listing-Generation"]
+        assert telling.calls == 3
+        assert (await play.metrics())['gateway_cache_requests_total{result="bypass"}'] == 3
+        assert len([line for line in play.log_lines() if "forbids" in line["event"]]) == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "ttl", "age"),
+    [
+        ({"Cache-Control": "max-age=100"}, 100, 0),
+        ({"Cache-Control": "max-age=100, s-maxage=50"}, 50, 0),
+        ({"Cache-Control": "max-age=100", "Age": "40"}, 60, 40),
+        ({"Expires": "Thu, 01 Jan 2099 00:00:00 GMT"}, 86_400, 0),
+        ({"Cache-Control": "public"}, 300, 0),
+        ({"Age": "40"}, 300, 40),
+    ],
+)
+async def test_the_vendors_lifetime_goes_before_ours(
+    telling: Vendor, headers: dict[str, str], ttl: int, age: int
+) -> None:
+    telling.headers = headers
+    async with playing({"upstream.base_url": telling.url}) as play:
+        await play.page("a1")
+        reply = await play.page("a1")
+        assert reply.cache in (f"hit; ttl={ttl}", f"hit; ttl={ttl - 1}")
+        assert int(reply.headers["Age"]) in (age, age + 1)
+        assert telling.calls == 1
+
+
+@pytest.mark.parametrize("strict", ["must-revalidate", "no-cache"])
+async def test_neither_grace_nor_keep_where_the_vendor_forbids_old_pages(telling: Vendor, strict: str) -> None:
+    telling.headers = {"Cache-Control": f"{strict}, max-age=30"}
+    async with playing({"upstream.base_url": telling.url}) as play:
+        await play.page("a1")
+        assert (await play.page("a1")).cache.startswith("hit")
+        play.clock.skip(31)
+        telling.status, telling.body = 501, b""
+        assert (await play.page("a1")).status == 502
+
+
+async def test_the_vendors_headers_can_be_overruled(telling: Vendor) -> None:
+    telling.headers = {"Cache-Control": "no-store"}
+    async with playing({"upstream.base_url": telling.url, "upstream.cache_control": "ignore"}) as play:
+        assert (await play.page("a1")).cache == "fwd=miss; fwd-status=200; stored"
+        assert (await play.page("a1")).cache in ("hit; ttl=300", "hit; ttl=299")
+
+
+async def test_no_page_outlives_its_links(telling: Vendor) -> None:
+    async with playing({"upstream.base_url": telling.url}) as play:
+        ends = int(play.clock.now()) + 200
+        link = f"https://s/x?Expires={ends}\\u0026Signature=y"
+        telling.body = PAGE.replace(b'"status"', f'"path":"{link}","status"'.encode())
+        reply = await play.page("a1")
+        assert (await play.page("a1")).cache in ("hit; ttl=139", "hit; ttl=138")
+        play.clock.skip(141)
+        telling.status = 503
+        assert (await play.page("a1")).status == 503  # not even though the vendor fails
+        assert reply.body == telling.body
+
+
+async def test_a_vendor_that_sets_cookies_gets_none_back(telling: Vendor) -> None:
+    telling.headers = {"Set-Cookie": "a=b"}
+    async with playing({"upstream.base_url": telling.url}) as play:
+        reply = await play.page("a1")
+        assert "Set-Cookie" not in reply.headers
