@@ -17,6 +17,7 @@ from gateway.cache import Cache
 from gateway.clock import Clock, SystemClock
 from gateway.core.facts import KeyLoaded, LoopLag
 from gateway.core.hosts import is_loopback
+from gateway.core.options import ServerOptions
 from gateway.core.query import QueryRules, key_scope
 from gateway.core.teams import Roster
 from gateway.flights.lease import Alone, Leases, Turns
@@ -104,7 +105,7 @@ class Gateway:
     async def start(self, sockets: Sockets) -> None:
         """Serve on the sockets. Raises OSError or ssl.SSLError when a certificate cannot be used."""
         await self._upstream.open()
-        tls = self._tls()
+        tls = server_tls(self._settings.server)
         # The whole of a request's vendor time, and as much again for a slow reader of its answer.
         longest = self._settings.upstream.deadline + 15.0
         connections = self._settings.server.max_connections
@@ -146,13 +147,10 @@ class Gateway:
             if path is not None:
                 self._run(follow(path, slot, self._keys, read=read_secret, clock=self._clock, observe=self._observe))
 
-    def _uses_redis(self) -> bool:
-        return not self._settings.cache_url.get_secret_value().startswith("memory://")
-
     def _build_store(self) -> tuple[Store, Turns]:
         options = self._settings.cache
         clock, observe = self._clock, self._observe
-        if not self._uses_redis():
+        if not self._settings.uses_redis:
             return MemoryStore(options.memory_max_bytes, clock, observe), Alone(clock)
         client = connect(self._settings.cache_url.get_secret_value(), options.redis_timeout)
         calls = RedisCalls(client, timeout=options.redis_timeout, clock=clock, observe=observe)
@@ -190,17 +188,18 @@ class Gateway:
             observe=self._observe,
         )
 
-    def _tls(self) -> ssl.SSLContext | None:
-        server = self._settings.server
-        if server.tls_cert_file is None:
-            return None
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(server.tls_cert_file, server.tls_key_file)
-        context.set_alpn_protocols(["http/1.1"])
-        return context
-
     async def _measure_lag(self) -> None:
         while True:
             expected = self._clock.monotonic() + _LAG_SECONDS
             await self._clock.sleep(_LAG_SECONDS)
             self._observe(LoopLag(max(0.0, self._clock.monotonic() - expected)))
+
+
+def server_tls(server: ServerOptions) -> ssl.SSLContext | None:
+    """The TLS of the client listener, if it has any. Raises ssl.SSLError or OSError when its files cannot be used."""
+    if server.tls_cert_file is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(server.tls_cert_file, server.tls_key_file)
+    context.set_alpn_protocols(["http/1.1"])
+    return context

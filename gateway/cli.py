@@ -63,6 +63,11 @@ def _check(arguments: argparse.Namespace) -> int:
     except ConfigurationError as error:
         print(error)
         return CONFIGURATION
+    from gateway.run import unusable  # noqa: PLC0415 - as above
+
+    if found := unusable(loaded.settings):
+        print("\n".join(f"{loaded.source}: {fault}" for fault in found))
+        return CONFIGURATION
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{loaded.source}: valid; clients are let in by {loaded.settings.auth_mode!r}")

@@ -17,13 +17,13 @@ from collections.abc import Coroutine, Mapping
 from types import FrameType
 from typing import Any
 
-from gateway.app import Gateway, Sockets
+from gateway.app import Gateway, Sockets, server_tls
 from gateway.caller import reachable_host
 from gateway.keys import KeyRing
 from gateway.logs import LineWriter, chosen_format, configure
 from gateway.mock_vendor import MockVendor
 from gateway.settings import Loaded, Settings, load
-from gateway.stores.redis_client import BadStoreUrl
+from gateway.stores.redis_client import BadStoreUrl, connect
 
 FINE, FAILED, CONFIGURATION = 0, 1, 3
 _BACKLOG = 1024
@@ -60,12 +60,11 @@ async def _serve(loaded: Loaded, sockets: Sockets) -> int:
             _log.warning(warning)
         if settings.server.workers > 1:
             _log.warning("server.workers has no effect yet: one process serves")
-        try:
-            gateway = Gateway(settings, keys, writer, form)
-            await gateway.start(sockets)
-        except (BadStoreUrl, ssl.SSLError, OSError) as error:
-            print(f"{loaded.source}: {_about(error)}", file=sys.stderr)
+        if found := unusable(settings):
+            print("\n".join(f"{loaded.source}: {fault}" for fault in found), file=sys.stderr)
             return CONFIGURATION
+        gateway = Gateway(settings, keys, writer, form)
+        await gateway.start(sockets)
         _log.info("listening", extra={"url": _url(settings, sockets.client), "configuration": loaded.source})
         why = await stop
         _log.info("stopping", extra={"why": why.name})
@@ -229,9 +228,24 @@ def _url(settings: Settings, sock: socket.socket) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def _about(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError):
-        return "server.tls_cert_file: cannot be used: " + (error.reason or "it and tls_key_file do not fit together")
-    if isinstance(error, BadStoreUrl):
-        return f"cache.url: {error}"
-    return str(error)
+def unusable(settings: Settings) -> list[str]:
+    """What no look at a single value shows: certificates that cannot be loaded, a store's URL that makes no sense."""
+    found = []
+    try:
+        if settings.uses_redis:
+            connect(settings.cache_url.get_secret_value(), settings.cache.redis_timeout)
+    except BadStoreUrl as error:
+        found.append(f"cache.url: {error}")
+    try:
+        server_tls(settings.server)
+    except (ssl.SSLError, OSError) as error:
+        found.append(f"server.tls_cert_file: cannot be used with tls_key_file: {_reason(error)}")
+    try:
+        ssl.create_default_context(cafile=settings.upstream.ca_file)
+    except (ssl.SSLError, OSError) as error:
+        found.append(f"upstream.ca_file: cannot be used: {_reason(error)}")
+    return found
+
+
+def _reason(error: OSError) -> str:
+    return getattr(error, "reason", None) or error.strerror or "it is no such file"

@@ -145,9 +145,24 @@ def test_a_certificate_that_is_none_is_one_clear_line(tmp_path: Path) -> None:
     file = tmp_path / "no.pem"
     file.write_text("no certificate", encoding="utf-8")
     environ = {**KEY, "GATEWAY_SERVER__TLS_CERT_FILE": str(file), "GATEWAY_SERVER__TLS_KEY_FILE": str(file)}
-    told = run("serve", "--port", "0", environ=environ)
-    assert told.returncode == 3
-    assert len((told.stdout + told.stderr).splitlines()) == 1
+    for told in (run("serve", "--port", "0", environ=environ), run("check", environ=environ)):
+        assert told.returncode == 3
+        assert len((told.stdout + told.stderr).splitlines()) == 1
+        assert "server.tls_cert_file: " in told.stdout + told.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "path"),
+    [("GATEWAY_CACHE__URL", "cache.url: "), ("GATEWAY_UPSTREAM__CA_FILE", "upstream.ca_file: ")],
+)
+def test_check_refuses_whatever_serve_refuses(tmp_path: Path, variable: str, path: str) -> None:
+    file = tmp_path / "no.pem"
+    file.write_text("no certificate", encoding="utf-8")
+    environ = {**KEY, variable: str(file) if variable.endswith("FILE") else "redis+sentinel://u:s3cret@h"}
+    for told in (run("serve", "--port", "0", environ=environ), run("check", environ=environ)):
+        assert told.returncode == 3
+        assert path in told.stdout + told.stderr
+        assert "s3cret" not in told.stdout + told.stderr
 
 
 def test_the_demo_prints_a_line_that_works_and_ends_by_ctrl_c(processes: list[Process], tmp_path: Path) -> None:

@@ -99,6 +99,11 @@ class Settings(Section):
         return self._contents.get(_PREVIOUS_FILE, self.upstream.previous_api_key)
 
     @property
+    def uses_redis(self) -> bool:
+        """Whether pages are kept in Redis too."""
+        return not self.cache_url.get_secret_value().startswith("memory://")
+
+    @property
     def cache_url(self) -> SecretStr:
         """The store's URL, wherever it was given; it may hold a password."""
         return self._contents.get(_URL_FILE, self.cache.url)
