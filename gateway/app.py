@@ -31,7 +31,7 @@ from gateway.stores.base import Store
 from gateway.stores.memory import MemoryStore, Shelves
 from gateway.stores.redis import RedisStore
 from gateway.stores.redis_calls import RedisCalls
-from gateway.stores.redis_client import connect
+from gateway.stores.redis_client import Connections, connect
 from gateway.stores.tiered import TieredStore
 from gateway.stores.word import WordOfRedis
 from gateway.upstream import Upstream
@@ -152,9 +152,10 @@ class Gateway:
         clock, observe = self._clock, self._observe
         if not self._settings.uses_redis:
             return MemoryStore(options.memory_max_bytes, clock, observe), Alone(clock)
-        client = connect(self._settings.cache_url.get_secret_value(), options.redis_timeout)
+        connections = Connections()
+        client = connect(self._settings.cache_url.get_secret_value(), options.redis_timeout, connections)
         calls = RedisCalls(client, timeout=options.redis_timeout, clock=clock, observe=observe)
-        far = RedisStore(calls, prefix=options.key_prefix, clock=clock, observe=observe)
+        far = RedisStore(calls, connections, prefix=options.key_prefix, clock=clock, observe=observe)
         word = WordOfRedis(calls, far, clock)
         near = Shelves(options.memory_max_bytes, observe)
         store = TieredStore(near, far, word, max_age=options.memory_max_age, clock=clock, observe=observe)

@@ -29,7 +29,7 @@ _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 _CACHE_RESULTS = ("hit", "window", "stale", "miss", "coalesced", "stale_if_error", "negative", "refresh", "bypass")
 _REDIS_COMMANDS = (
-    "mget", "file", "lease", "release", "renew", "pttl", "set", "getex", "publish", "time", "ping",
+    "mget", "file", "mint", "lease", "release", "renew", "pttl", "set", "getex", "publish", "time", "info", "ping",
 )  # fmt: skip
 _UPSTREAM_CODES = ("200", "404", "429", "500", "502", "503", "504", "timeout", "connect", "tls", "reset", "invalid")
 

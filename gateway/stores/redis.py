@@ -1,17 +1,15 @@
 """Pages in Redis, where every replica sees them and a restart does not lose them.
 
 Keys are `{prefix}:{format version}:{name}`; everything of an AOI has the AOI as its hash tag, and every key expires.
-What was purged is told by epochs: random tokens, one for each AOI and one for everything, which an entry carries. A
-token that Redis has lost is made anew, so that losing one means misses and never an old page.
+What was purged is told by `epochs`. Filing a page is one script: compare what was known with what is there, and replace
+both the listing's directory and the page, or nothing.
 """
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -23,11 +21,11 @@ from gateway.core.errors import StoreDown
 from gateway.core.facts import CorruptValue, Observe, TierLookup
 from gateway.core.query import Address
 from gateway.stores.base import Kept, Shelf, ends_one, filed
+from gateway.stores.epochs import EPOCH_SECONDS, Epochs
 from gateway.stores.lookups import Lookups
 from gateway.stores.redis_calls import RedisCalls
+from gateway.stores.redis_client import Connections
 
-# An epoch outlives everything that is kept under it; while it is in use it is renewed by every page that is kept.
-_EPOCH_SECONDS = 172_800
 # As often a page is filed anew because another replica was quicker, before it is left out of the store.
 _TRIES = 8
 
@@ -50,13 +48,6 @@ redis.call('PUBLISH', ARGV[9], ARGV[8])
 return {'kept', kind}
 """
 
-_MINT = """
-local known = redis.pcall('GET', KEYS[1])
-if type(known) == 'string' then return known end
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
-return ARGV[1]
-"""
-
 
 class Word(msgspec.Struct, frozen=True, array_like=True):
     """What a replica (`by`) tells the others. An empty `page` speaks of a purge: of an AOI, or of all (no `aoi_id`)."""
@@ -73,16 +64,17 @@ class Word(msgspec.Struct, frozen=True, array_like=True):
 class RedisStore:
     """A Store in Redis."""
 
-    def __init__(self, calls: RedisCalls, *, prefix: str, clock: Clock, observe: Observe) -> None:
+    def __init__(
+        self, calls: RedisCalls, connections: Connections, *, prefix: str, clock: Clock, observe: Observe
+    ) -> None:
         self._calls = calls
-        # MGET reads a value of another type as none, where GET would fail.
-        self._lookups = Lookups(calls)
         self.prefix = f"{prefix}:{FORMAT_VERSION}:"
         self._clock = clock
         self._observe = observe
-        self._everything: str | None = None
         self.name = secrets.token_hex(8)
-        self._learning: dict[str, asyncio.Task[str]] = {}
+        # MGET reads a value of another type as none, where GET would fail.
+        self._lookups = Lookups(calls)
+        self.epochs = Epochs(calls, connections, self._lookups, self.prefix)
 
     @property
     def channel(self) -> str:
@@ -91,14 +83,9 @@ class RedisStore:
 
     async def look_up(self, address: Address) -> Shelf:
         """What there is for the address, in one round trip. Raises StoreDown."""
-        names = (self._epoch_name(address.aoi_id), self.prefix + address.listing, self.prefix + address.page)
+        names = (self.prefix + address.listing, self.prefix + address.page)
         try:
-            # Asked together, these two are one command, except in a Cluster.
-            (everything,), (token, listing, page) = await asyncio.gather(
-                self._lookups.get((self._everything_name,)), self._lookups.get(names)
-            )
-            self._everything = await self._token(self._everything_name, everything)
-            epoch = f"{self._everything}/{await self._token(names[0], token)}"
+            epoch, (listing, page) = await self.epochs.read(address.aoi_id, names)
         except StoreDown:
             self._observe(TierLookup("redis", "error"))
             raise
@@ -116,7 +103,7 @@ class RedisStore:
     async def keep(self, address: Address, candidate: Candidate, epoch: str) -> Kept:
         """File and keep a page: one comparison and its consequences in one step of Redis. Raises StoreDown."""
         (raw,) = await self._lookups.get((self.prefix + address.listing,))
-        if not epoch.startswith(f"{self._everything}/"):
+        if not self.epochs.is_current(epoch):
             return Kept(replace(candidate.entry, epoch=epoch), "purged")
         for _ in range(_TRIES):
             known = None if raw is None else directories.decode(raw, address.listing)
@@ -137,31 +124,12 @@ class RedisStore:
 
     async def purge(self, aoi_id: str | None) -> None:
         """Begin a new epoch and tell everybody: one key is written, whatever the number of pages. Raises StoreDown."""
-        token = secrets.token_hex(8)
-        name = self._everything_name if aoi_id is None else self._epoch_name(aoi_id)
-        await self._calls.run("set", lambda client: client.set(name, token, ex=_EPOCH_SECONDS))
-        # What is confirmed has been read back: anything may say OK.
-        if await self._lookups.get((name,)) != [token.encode()]:
-            raise StoreDown("the new epoch is not there")
-        if aoi_id is None:
-            self._everything = token
+        token = await self.epochs.begin(aoi_id)
         await self.tell(Word(self.name, aoi_id or "", token))
 
     async def tell(self, word: Word) -> None:
         """Tell the other replicas. Raises StoreDown."""
         await self._calls.run("publish", lambda client: client.publish(self.channel, msgspec.msgpack.encode(word)))
-
-    def note_purge(self, word: Word) -> None:
-        """Take in the new epoch of everything, told by another replica."""
-        if not word.aoi_id:
-            self._everything = word.epoch
-
-    async def beat(self) -> str:
-        """Learn the epoch of everything, and keep it from expiring. Raises StoreDown."""
-        name = self._everything_name
-        token = await self._calls.run("getex", lambda client: client.getex(name, ex=_EPOCH_SECONDS))
-        self._everything = await self._token(name, cast("bytes | None", token))
-        return self._everything
 
     async def time(self) -> float:
         """Redis' clock, as Unix time in seconds, at this moment. Raises StoreDown."""
@@ -175,46 +143,13 @@ class RedisStore:
         await self._lookups.close()
         await self._calls.close()
 
-    @property
-    def _everything_name(self) -> str:
-        return f"{self.prefix}epoch"
-
-    def _epoch_name(self, aoi_id: str) -> str:
-        return f"{self.prefix}{{{aoi_id}}}:epoch"
-
-    async def _token(self, name: str, found: bytes | None) -> str:
-        """The token that was found, or a new one, if nobody was quicker."""
-        if found is not None:
-            return found.decode("latin-1")
-        return await self._once(name, self._mint)
-
-    async def _once(self, name: str, learn: Callable[[str], Coroutine[Any, Any, str]]) -> str:
-        """Learn a token once for all who ask at the same time: a herd has a thousand of them."""
-        learning = self._learning.get(name)
-        if learning is None:
-            learning = self._learning[name] = asyncio.create_task(learn(name))
-            learning.add_done_callback(lambda done: self._learnt(name, done))
-        return await asyncio.shield(learning)
-
-    def _learnt(self, name: str, done: asyncio.Task[str]) -> None:
-        del self._learning[name]
-        if not done.cancelled():
-            done.exception()  # whoever asked may have left
-
-    async def _mint(self, name: str) -> str:
-        mine = secrets.token_hex(8)
-        token = await self._calls.run("mint", lambda client: client.eval(_MINT, 1, name, mine, _EPOCH_SECONDS))
-        if not isinstance(token, bytes):
-            raise StoreDown("this is no answer of Redis")
-        return token.decode("latin-1")
-
     async def _file(self, address: Address, known: bytes, directory: directories.Directory, entry: Entry) -> Any:
         now = self._clock.now()
         word = Word(
             self.name, address.aoi_id, entry.epoch, address.listing, address.page, entry.generation, entry.started
         )
         keys = [
-            self._epoch_name(address.aoi_id),
+            self.epochs.name(address.aoi_id),
             self.prefix + address.listing,
             self.prefix + address.page,
         ]
@@ -225,7 +160,7 @@ class RedisStore:
             max(1, int((directory.until - now) * 1000)),
             entry.encode(),
             max(1, int((entry.last_use - now) * 1000)),
-            max(_EPOCH_SECONDS, 2 * int(entry.last_use - now)),
+            max(EPOCH_SECONDS, 2 * int(entry.last_use - now)),
             msgspec.msgpack.encode(word),
             self.channel,
             FORMAT_VERSION,

@@ -28,8 +28,22 @@ class BadStoreUrl(ValueError):
     """`cache.url` cannot be understood. The message holds no password."""
 
 
-def connect(url: str, timeout: float) -> Client:
+class Connections:
+    """Counts the connections that were made. Behind a new one there may be another server than behind the last."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    async def greet(self, connection: Any) -> None:
+        """What redis-py calls for a new connection."""
+        self.made += 1
+        await connection.on_connect()
+
+
+def connect(url: str, timeout: float, connections: Connections | None = None) -> Client:
     """Build a client for the URL; nothing is sent yet. `timeout` bounds a wait for a connection, in seconds.
+
+    `connections` counts those that are made, but not in a Cluster.
 
     How long a command may take is `redis_calls`' business; the client's own limit is a second net, and a wide one.
     Raises BadStoreUrl.
@@ -41,15 +55,17 @@ def connect(url: str, timeout: float) -> Client:
         "socket_keepalive": True,
         "decode_responses": False,
     }
+    greeting = {} if connections is None else {"redis_connect_func": connections.greet}
     try:
         match scheme:
             case "redis" | "rediss":
                 pool = BlockingConnectionPool.from_url(
-                    url, max_connections=_CONNECTIONS, timeout=options["socket_timeout"], retry=_no_retry(), **options
-                )
+                    url, max_connections=_CONNECTIONS, timeout=options["socket_timeout"], retry=_no_retry(),
+                    **options, **greeting,
+                )  # fmt: skip
                 return Redis.from_pool(pool)
             case "redis+sentinel":
-                return _sentinel(url, options)
+                return _sentinel(url, options, greeting)
             case "redis+cluster":
                 return _cluster(url, options)
             case _:
@@ -62,7 +78,7 @@ def _no_retry() -> Retry:
     return Retry(NoBackoff(), 0)
 
 
-def _sentinel(url: str, options: dict[str, Any]) -> Redis:
+def _sentinel(url: str, options: dict[str, Any], greeting: dict[str, Any]) -> Redis:
     parts = urlsplit(url)
     path = [unquote(piece) for piece in parts.path.strip("/").split("/") if piece]
     if not path or len(path) > 2 or not all(piece.isdigit() for piece in path[1:]):
@@ -72,7 +88,7 @@ def _sentinel(url: str, options: dict[str, Any]) -> Redis:
     )
     client: Redis = watchers.master_for(
         path[0], db=int(path[1]) if len(path) > 1 else 0, retry=_no_retry(),
-        max_connections=_CONNECTIONS, **_credentials(parts.netloc), **options,
+        max_connections=_CONNECTIONS, **_credentials(parts.netloc), **options, **greeting,
     )  # fmt: skip
     return client
 

@@ -118,7 +118,8 @@ class TieredStore:
             self._note_page(word)
         else:
             self._purge_near(word.aoi_id or None)
-            self._far.note_purge(word)
+            if not word.aoi_id:
+                self._far.epochs.note(word.epoch)
 
     def upset(self) -> None:
         """Trust nothing that is in memory: anything may have happened."""

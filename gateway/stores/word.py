@@ -81,7 +81,7 @@ class WordOfRedis:
                 await subscription.subscribe(*listeners)
                 for _ in listeners:
                     await subscription.get_message(timeout=_SUBSCRIBE_SECONDS)
-            everything = await self._store.beat()
+            everything = await self._store.epochs.beat()
             self._clock.correct(await self._store.time())
             self.session += 1
             self._listening, self.stopped = True, self._clock.monotonic()
@@ -112,6 +112,6 @@ class WordOfRedis:
             await self._clock.sleep(_BEAT_SECONDS)
             if beat % _BEATS_PER_CLOCK == 0:
                 self._clock.correct(await self._store.time())
-            if (now := await self._store.beat()) != everything:
+            if (now := await self._store.epochs.beat()) != everything:
                 everything = now
                 upset()

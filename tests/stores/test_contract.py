@@ -16,7 +16,7 @@ from gateway.stores.base import Kept, Store
 from gateway.stores.memory import MemoryStore, Shelves
 from gateway.stores.redis import RedisStore
 from gateway.stores.redis_calls import RedisCalls
-from gateway.stores.redis_client import Client, connect
+from gateway.stores.redis_client import Client, Connections, connect
 from gateway.stores.tiered import TieredStore
 from gateway.stores.word import WordOfRedis
 
@@ -30,7 +30,7 @@ def ignore(_: NamedTuple) -> None:
 def tiers(client: Client, clock: SteeredClock) -> tuple[RedisStore, TieredStore]:
     """Redis alone, and with memory in front; nobody listens, so that memory is trusted for a while only."""
     calls = RedisCalls(client, timeout=1.0, clock=clock, observe=ignore)
-    far = RedisStore(calls, prefix="test", clock=clock, observe=ignore)
+    far = RedisStore(calls, Connections(), prefix="test", clock=clock, observe=ignore)
     word = WordOfRedis(calls, far, clock)
     near = Shelves(1_000_000, ignore)
     return far, TieredStore(near, far, word, max_age=5, clock=clock, observe=ignore)

@@ -19,7 +19,7 @@ from gateway.core.facts import CorruptValue, RedisCommand, RedisWent
 from gateway.stores.base import Kept
 from gateway.stores.redis import RedisStore
 from gateway.stores.redis_calls import RedisCalls
-from gateway.stores.redis_client import BadStoreUrl, connect
+from gateway.stores.redis_client import BadStoreUrl, Connections, connect
 
 HERE = address()
 NAME = f"test:1:{HERE.page}"
@@ -36,6 +36,11 @@ def clock() -> SteeredClock:
 
 
 @pytest.fixture
+def connections() -> Connections:
+    return Connections()
+
+
+@pytest.fixture
 async def raw(real_redis: RealRedis) -> AsyncIterator[Any]:
     client = Redis.from_url(real_redis.url)
     yield client
@@ -43,18 +48,25 @@ async def raw(real_redis: RealRedis) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-async def calls(real_redis: RealRedis, clock: SteeredClock, facts: Facts) -> AsyncIterator[RedisCalls]:
-    made = RedisCalls(connect(real_redis.url, 0.05), timeout=0.05, clock=clock, observe=facts)
+async def calls(
+    real_redis: RealRedis, connections: Connections, clock: SteeredClock, facts: Facts
+) -> AsyncIterator[RedisCalls]:
+    made = RedisCalls(connect(real_redis.url, 0.05, connections), timeout=0.05, clock=clock, observe=facts)
     await made.ping()
     yield made
     await made.close()
 
 
 @pytest.fixture
-async def store(calls: RedisCalls, clock: SteeredClock, facts: Facts) -> RedisStore:
-    made = RedisStore(calls, prefix="test", clock=clock, observe=facts)
+async def store(calls: RedisCalls, connections: Connections, clock: SteeredClock, facts: Facts) -> RedisStore:
+    made = RedisStore(calls, connections, prefix="test", clock=clock, observe=facts)
     await made.look_up(HERE)
     return made
+
+
+async def everything(raw: Any) -> str:
+    """The name of the epoch of everything."""
+    return f"test:1:epoch:{(await raw.info('server'))['run_id']}"
 
 
 async def keep(store: RedisStore, clock: SteeredClock, **shown: Any) -> Kept:
@@ -67,7 +79,7 @@ async def test_keys_start_with_prefix_and_version_hold_the_aoi_in_a_hash_tag_and
 ) -> None:
     await keep(store, clock)
     names = sorted(name.decode() for name in await raw.keys())
-    assert names == ["test:1:epoch", "test:1:{a1}:epoch", "test:1:{a1}:list:s:all", NAME]
+    assert names == [await everything(raw), "test:1:{a1}:epoch", "test:1:{a1}:list:s:all", NAME]
     for name in names:
         assert await raw.pttl(name) > 0
     assert 29_000 < await raw.pttl(NAME) <= 30_000
@@ -81,16 +93,15 @@ async def test_a_purge_writes_one_key_whatever_there_is(store: RedisStore, raw: 
     assert [name for name in after if after[name] != before.get(name)] == [b"test:1:{a1}:epoch"]
 
 
-@pytest.mark.parametrize("lost", ["test:1:{a1}:epoch", "test:1:epoch", "test:1:{a1}:list:s:all"])
+@pytest.mark.parametrize("lost", ["test:1:{a1}:epoch", "", "test:1:{a1}:list:s:all"])
 async def test_an_epoch_that_redis_lost_is_a_miss_and_a_lost_directory_no_answer(
     store: RedisStore, raw: Any, clock: SteeredClock, lost: str
 ) -> None:
     await keep(store, clock)
-    await raw.delete(lost)
-    await store.beat()
+    await raw.delete(lost or await everything(raw))
     shelf = await store.look_up(HERE)
     assert not shelf.current
-    assert (shelf.entry is None) == lost.endswith("epoch")
+    assert (shelf.entry is None) == (not lost.endswith("all"))
     assert (await keep(store, clock, started=1)).outcome == "kept"
     assert (await store.look_up(HERE)).current
 
@@ -178,7 +189,7 @@ async def test_a_killed_server_is_down_and_used_again_when_it_is_back(
     assert calls.gone  # its port refuses
     real_redis.start()
     await calls.ping()
-    await store.beat()
+    await store.epochs.beat()
     kept = await keep(store, clock)
     assert (await store.look_up(HERE)).entry == kept.entry
 
@@ -191,10 +202,28 @@ async def test_a_value_of_a_newer_format_version_is_not_overwritten(
     assert await raw.get(NAME) == b"pxgw\x02 something newer"
 
 
-@pytest.mark.parametrize("name", ["test:1:epoch", "test:1:{a1}:epoch"])
+async def test_a_server_that_restarts_from_an_old_dump_brings_nothing_back(
+    store: RedisStore, raw: Any, real_redis: RealRedis, calls: RedisCalls, clock: SteeredClock
+) -> None:
+    await keep(store, clock)
+    await raw.save()
+    await store.purge("a1")
+    assert (await store.look_up(HERE)).entry is None
+    real_redis.kill()
+    real_redis.start()  # with what it knew before the purge
+    with pytest.raises(StoreDown):
+        await calls.ping()  # on the connection that broke
+    await calls.ping()
+    assert (await store.look_up(HERE)).entry is None
+    kept = await keep(store, clock, started=1)
+    assert (await store.look_up(HERE)).entry == kept.entry
+
+
+@pytest.mark.parametrize("name", ["", "test:1:{a1}:epoch"])
 async def test_an_epoch_of_another_type_is_made_anew(
     store: RedisStore, raw: Any, clock: SteeredClock, name: str
 ) -> None:
+    name = name or await everything(raw)
     await raw.delete(name)
     await raw.lpush(name, "x")
     kept = await keep(store, clock)
@@ -213,7 +242,7 @@ async def test_a_peer_that_is_no_redis_is_down(clock: SteeredClock, facts: Facts
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         calls = RedisCalls(connect(f"redis://127.0.0.1:{port}", 0.05), timeout=0.05, clock=clock, observe=facts)
-        store = RedisStore(calls, prefix="test", clock=clock, observe=facts)
+        store = RedisStore(calls, Connections(), prefix="test", clock=clock, observe=facts)
         for _ in range(3):
             with pytest.raises(StoreDown):
                 await store.look_up(HERE)
