@@ -114,7 +114,7 @@ class RedisStore:
             if told[0] == b"purged":
                 return Kept(entry, "purged")
             if told[0] == b"newer":
-                return Kept(entry, "older")
+                raise StoreDown("a newer format version stands there, and is left alone")
             if told[0] == b"kept":
                 if told[1] not in (b"string", b"none"):
                     self._observe(CorruptValue("not a string"))

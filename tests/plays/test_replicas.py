@@ -379,6 +379,24 @@ async def test_a_full_redis_leaves_memory_to_cache_new_aois(
     assert len(vendor.requests) == 1
 
 
+async def test_a_newer_format_version_is_left_alone_and_memory_serves(
+    replicas: list[Play], vendor: MockVendor, real_redis: RealRedis
+) -> None:
+    one, _ = replicas
+    async with Redis.from_url(real_redis.url) as raw:
+        await one.page(AOI)
+        names: list[Any] = await raw.keys()
+        name = next(name for name in names if b":page:" in name)
+        newer = b"pxgw\xff newer than we know"
+        await raw.set(name, newer)
+        assert (await purge(one, aoi_id=AOI))[0] == 200
+        for _ in range(3):
+            assert (await one.page(AOI)).status == 200
+        value: Any = await raw.get(name)
+        assert value == newer
+    assert len(vendor.requests) == 2
+
+
 async def test_a_subscription_that_is_cut_in_silence_is_noticed(vendor: MockVendor, real_redis: RealRedis) -> None:
     """Bytes stop on the listening connection alone: it neither brings word nor closes."""
     vendor.set_assets(AOI, assets("a"))
