@@ -13,8 +13,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 import aiohttp
@@ -28,19 +27,19 @@ from gateway.core.cache_control import VendorCaching, vendor_caching
 from gateway.core.errors import (
     UpstreamBroken,
     UpstreamError,
-    UpstreamOverloaded,
     UpstreamRefusedKey,
     UpstreamTimeout,
     UpstreamTooLarge,
     UpstreamUnreachable,
 )
-from gateway.core.facts import KeyRefused, Observe, UpstreamCalled, UpstreamQueue, UpstreamRetried
+from gateway.core.facts import KeyRefused, Observe, UpstreamCalled, UpstreamRetried
 from gateway.core.listing import MAX_ENVELOPE_BYTES
 from gateway.core.options import UpstreamOptions
 from gateway.core.query import AssetsQuery
 from gateway.core.retry import RETRYABLE_STATUS, RetryBudget, backoff
 from gateway.core.vendor_answer import read_answer
 from gateway.keys import KeyRing, VendorKey
+from gateway.places import Places
 
 _PIECE = 65_536
 
@@ -57,7 +56,7 @@ class Upstream:
         self._chance = chance
         self._observe = observe
         self._budget = RetryBudget(options.retry_ratio)
-        self._places = _Places(options.max_concurrency, options.max_queue, observe)
+        self._places = Places(options.max_concurrency, options.max_queue, observe)
         self._proxy = None if options.proxy is None else options.proxy.get_secret_value()
         self._session: aiohttp.ClientSession | None = None
 
@@ -259,43 +258,3 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
     if inflate is not None and not inflate.eof:
         raise _CutShort("the gzip body has no end", status=response.status)
     return b"".join(pieces)
-
-
-class _Places:
-    """At most so many calls at once, at most so many waiting for a place."""
-
-    def __init__(self, concurrency: int, queue: int, observe: Observe) -> None:
-        self._free = asyncio.Semaphore(concurrency)
-        self._queue = queue
-        self._waiting = 0
-        self._inside = 0
-        self._observe = observe
-
-    @asynccontextmanager
-    async def take(self, patience: float) -> AsyncIterator[None]:
-        """A place, held for the block. Raises UpstreamOverloaded when the queue is full or `patience` ran out."""
-        await self._enter(patience)
-        try:
-            yield
-        finally:
-            self._free.release()
-            self._inside -= 1
-            self._tell()
-
-    async def _enter(self, patience: float) -> None:
-        if self._free.locked() and self._waiting >= self._queue:
-            raise UpstreamOverloaded("too many calls wait for the vendor", retry_after=1.0)
-        self._waiting += 1
-        self._tell()
-        try:
-            async with asyncio.timeout(patience):
-                await self._free.acquire()
-        except TimeoutError:
-            raise UpstreamOverloaded("no place in time", retry_after=1.0) from None
-        finally:
-            self._waiting -= 1
-        self._inside += 1
-        self._tell()
-
-    def _tell(self) -> None:
-        self._observe(UpstreamQueue(self._inside, self._waiting))

@@ -7,19 +7,18 @@ The field descriptions are the configuration table: the JSON Schema and the READ
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from gateway.core import option_checks as checks
 
 Seconds = Annotated[float, Field(ge=0)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
-STORE_SCHEMES = ("memory", "redis", "rediss", "redis+sentinel", "redis+cluster")
 TEAM_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 RESERVED_TEAM_NAMES = frozenset({"anonymous", "unknown"})
 
@@ -32,85 +31,7 @@ class Section(BaseModel):
     )
 
 
-def _network(text: str) -> str:
-    return str(ipaddress.ip_network(text, strict=False))
-
-
-def _origin(text: str) -> str:
-    if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-fA-F:]+\](:[0-9]{1,5})?", text):
-        raise ValueError("must be an origin such as https://app.example.com, without a path")
-    return text.lower()
-
-
-def _base_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("must be an http:// or https:// URL with a host")
-    if parts.username or parts.password:
-        raise ValueError("must not hold credentials; the key goes into upstream.api_key_file")
-    if parts.query or parts.fragment:
-        raise ValueError("must not have a query or a fragment")
-    if not re.fullmatch(r"[!-~]+", text):
-        raise ValueError("must be printable ASCII without spaces")
-    _ = parts.port  # raises ValueError for a port that is no number
-    return text.rstrip("/")
-
-
-def _proxy_url(secret: SecretStr) -> SecretStr:
-    parts = urlsplit(secret.get_secret_value())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("must be an http:// or https:// URL with a host")
-    _ = parts.port  # raises ValueError for a port that is no number
-    return secret
-
-
-def _sha256(text: str) -> str:
-    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
-        raise ValueError("must be 64 hexadecimal digits, as `pixxel-gateway token new` prints them")
-    return text.lower()
-
-
-def _aoi_pattern(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_*-]{1,64}", text):
-        raise ValueError("must be an AOI id, in which * stands for any run of characters")
-    return text
-
-
-def _filter_name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", text):
-        raise ValueError("must be 1 to 64 of A-Z a-z 0-9 _ . -")
-    if text in ("offset", "limit"):
-        raise ValueError("offset and limit pass to the vendor already")
-    return text
-
-
-def _account(text: str) -> str:
-    if not re.fullmatch(r"[!-~]{1,128}", text):
-        raise ValueError("must be 1 to 128 printable ASCII characters without spaces")
-    return text
-
-
-def _key_prefix(text: str) -> str:
-    # The first brace of a Redis key opens its cluster hash tag, so the prefix must not have one.
-    if not re.fullmatch(r"[!-z|~]{1,64}", text):
-        raise ValueError("must be 1 to 64 printable ASCII characters without spaces and braces")
-    return text
-
-
-def _store_url(secret: SecretStr) -> SecretStr:
-    scheme = secret.get_secret_value().partition("://")[0]
-    if scheme not in STORE_SCHEMES or "://" not in secret.get_secret_value():
-        raise ValueError("must start with " + ", ".join(f"{name}://" for name in STORE_SCHEMES))
-    return secret
-
-
-def _header_safe(secret: SecretStr) -> SecretStr:
-    if not re.fullmatch(r"[!-~]([ -~]*[!-~])?", secret.get_secret_value()):
-        raise ValueError("must be printable ASCII on one line, without spaces around it")
-    return secret
-
-
-ApiKey = Annotated[SecretStr, AfterValidator(_header_safe)]
+ApiKey = Annotated[SecretStr, AfterValidator(checks.header_safe)]
 
 
 class ServerOptions(Section):
@@ -132,9 +53,9 @@ class ServerOptions(Section):
     """Certificate chain (PEM) of the client listener."""
     tls_key_file: str | None = None
     """Private key (PEM) of the client listener."""
-    trusted_proxies: list[Annotated[str, AfterValidator(_network)]] = []
+    trusted_proxies: list[Annotated[str, AfterValidator(checks.network)]] = []
     """Networks whose X-Forwarded-For names the client in the log, and nowhere else."""
-    cors_origins: list[Annotated[str, AfterValidator(_origin)]] = []
+    cors_origins: list[Annotated[str, AfterValidator(checks.origin)]] = []
     """Origins of browser apps; preflight is answered for these only."""
 
     @model_validator(mode="after")
@@ -171,9 +92,9 @@ class BreakerOptions(Section):
 class UpstreamOptions(Section):
     """The vendor and how it is called."""
 
-    base_url: Annotated[str, AfterValidator(_base_url)] = "https://api.pixxel.space"
+    base_url: Annotated[str, AfterValidator(checks.base_url)] = "https://api.pixxel.space"
     """The vendor."""
-    account: Annotated[str, AfterValidator(_account)] = "default"
+    account: Annotated[str, AfterValidator(checks.account)] = "default"
     """Name of the vendor account; part of every cache key, as is base_url."""
     api_key: ApiKey | None = None
     """The shared key; better given as api_key_file."""
@@ -189,7 +110,7 @@ class UpstreamOptions(Section):
     """What becomes of the vendor's caching headers."""
     ca_file: str | None = None
     """Certificate authorities (PEM) that the vendor's certificate is checked against, instead of the system's."""
-    proxy: Annotated[SecretStr, AfterValidator(_proxy_url)] | None = None
+    proxy: Annotated[SecretStr, AfterValidator(checks.proxy_url)] | None = None
     """HTTP proxy on the way to the vendor; its URL may hold a password."""
     connect_timeout: PositiveSeconds = 2
     """One connect."""
@@ -237,7 +158,7 @@ class Lifetimes(Section):
 class CacheOptions(Section):
     """Where pages are kept, and for how long."""
 
-    url: Annotated[SecretStr, AfterValidator(_store_url)] = SecretStr("memory://")
+    url: Annotated[SecretStr, AfterValidator(checks.store_url)] = SecretStr("memory://")
     """`memory://`, `redis://`, `rediss://`, `redis+sentinel://h1,h2/service/db`, `redis+cluster://h1,h2`."""
     url_file: str | None = None
     """File that holds cache.url."""
@@ -247,7 +168,7 @@ class CacheOptions(Section):
     """Longest an in-process copy lives once word from Redis has stopped while Redis may still be there."""
     redis_timeout: PositiveSeconds = 0.05
     """One command."""
-    key_prefix: Annotated[str, AfterValidator(_key_prefix)] = "pixxel-gateway"
+    key_prefix: Annotated[str, AfterValidator(checks.key_prefix)] = "pixxel-gateway"
     """Start of every Redis key."""
     prefetch: Annotated[int, Field(ge=0, le=10)] = 1
     """Pages fetched ahead of a client that crawls; 0: none."""
@@ -260,7 +181,7 @@ class CacheOptions(Section):
 class QueryOptions(Section):
     """What a client may ask for."""
 
-    filters: list[Annotated[str, AfterValidator(_filter_name)]] = []
+    filters: list[Annotated[str, AfterValidator(checks.filter_name)]] = []
     """Names of further query parameters that pass to the vendor."""
     max_limit: Annotated[int, Field(ge=1, le=999_999_999)] = 1000
     """Largest `limit`."""
@@ -276,7 +197,7 @@ class AuthOptions(Section):
 class TeamOptions(Section):
     """One team of clients."""
 
-    token_sha256: list[Annotated[str, AfterValidator(_sha256)]] = []
+    token_sha256: list[Annotated[str, AfterValidator(checks.sha256)]] = []
     """Hex SHA-256 digests of the team's tokens; several overlap while rotating."""
     rate: PositiveSeconds | None = None
     """Requests per second."""
@@ -286,7 +207,7 @@ class TeamOptions(Section):
     """Requests per second that reach the vendor."""
     miss_burst: Annotated[int, Field(ge=1)] | None = None
     """Vendor requests at once; unset: miss_rate, rounded up."""
-    aois: list[Annotated[str, AfterValidator(_aoi_pattern)]] = ["*"]
+    aois: list[Annotated[str, AfterValidator(checks.aoi_pattern)]] = ["*"]
     """AOI ids it may read; * is the only wildcard."""
     scopes: list[Literal["refresh", "admin"]] = []
     """`refresh` (may send Cache-Control: no-cache), `admin`."""
