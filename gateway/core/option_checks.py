@@ -1,4 +1,4 @@
-"""Checks of single settings: each takes a value, gives it in its usual form, or raises ValueError with words for people.
+"""Checks of single settings: each takes a value, gives it in its usual form, or raises ValueError with its reason.
 
 No message quotes the value, which may be a secret in the wrong place.
 """
