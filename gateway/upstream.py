@@ -82,7 +82,6 @@ class Upstream:
         Raises UpstreamError when the vendor failed, UpstreamRefusal when it refused the query.
         """
         started = self._clock.now()
-        began = self._clock.monotonic()
         answer = await self._with_either_key(query, request_id, deadline)
         arrived = self._clock.now()
         body, listing = read_answer(
@@ -98,7 +97,6 @@ class Upstream:
             caching=caching if respected else VendorCaching(age=caching.age),
             started=started,
             arrived=arrived,
-            duration=self._clock.monotonic() - began,
         )
 
     async def _with_either_key(self, query: AssetsQuery, request_id: str, deadline: float) -> _Answer:

@@ -90,13 +90,12 @@ class Play:
     session: aiohttp.ClientSession
     log: io.BytesIO
     writer: LineWriter
-    client_headers: dict[str, str] = field(default_factory=dict)
 
     async def get(self, path: str, *, method: str = "GET", headers: Mapping[str, str] | None = None) -> Reply:
         """Send a request whose path goes out exactly as it stands here."""
         from yarl import URL  # noqa: PLC0415
 
-        sent = {"Accept-Encoding": "identity", **self.client_headers, **(headers or {})}
+        sent = {"Accept-Encoding": "identity", **(headers or {})}
         url = URL(self.url + path, encoded=True)
         async with self.session.request(method, url, headers=sent, allow_redirects=False) as response:
             return Reply(response.status, response.headers.copy(), await response.read())
@@ -156,7 +155,6 @@ async def playing(
     flags: Mapping[str, Any],
     *,
     environ: Mapping[str, str] | None = None,
-    client_headers: dict[str, str] | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Play]:
     """Start a gateway with these settings over the defaults, on free ports."""
@@ -182,7 +180,7 @@ async def playing(
         connector=aiohttp.TCPConnector(limit=0, ssl=tls or False),
     )
     try:
-        yield Play(url, ops_url, port, clock, gateway, session, log, writer, client_headers or {})
+        yield Play(url, ops_url, port, clock, gateway, session, log, writer)
     finally:
         await session.close()
         await gateway.stop(drain=False)

@@ -19,7 +19,7 @@ from gateway.core.signed_urls import last_use, link_expiries
 class Fetched:
     """A valid answer of the vendor: a page (`listing` is set), or a 404 with its envelope in `body`.
 
-    `started` and `arrived` are Unix times in seconds; `duration` is the time that the vendor took in all.
+    `started` and `arrived` are Unix times in seconds.
     """
 
     status: int
@@ -28,7 +28,6 @@ class Fetched:
     caching: VendorCaching
     started: float
     arrived: float
-    duration: float
 
 
 @dataclass(frozen=True, slots=True)

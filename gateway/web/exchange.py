@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
 from aiohttp.web import BaseRequest
@@ -25,7 +25,6 @@ class Exchange:
     aoi_id: str | None = None
     cache: str = ""
     upstream: float | None = None
-    extra: dict[str, str] = field(default_factory=dict)
 
 
 def request_id_of(request: BaseRequest) -> str:
