@@ -17,9 +17,11 @@ from gateway.cache import Cache
 from gateway.clock import Clock, SystemClock
 from gateway.core.facts import KeyLoaded, LoopLag
 from gateway.core.hosts import is_loopback
+from gateway.core.limits import Limits
 from gateway.core.options import ServerOptions
 from gateway.core.query import QueryRules, key_scope
 from gateway.core.teams import Roster
+from gateway.errands import Errands
 from gateway.flights.lease import Alone, Leases, Turns
 from gateway.journal import Journal
 from gateway.key_files import follow
@@ -34,6 +36,7 @@ from gateway.stores.redis_calls import RedisCalls
 from gateway.stores.redis_client import Connections, connect
 from gateway.stores.tiered import TieredStore
 from gateway.stores.word import WordOfRedis
+from gateway.stretches import Stretches
 from gateway.upstream import Upstream
 from gateway.web.access_log import AccessLog
 from gateway.web.admin import Admin
@@ -46,6 +49,7 @@ from gateway.web.operations import Operations
 from gateway.web.pages import Pages
 from gateway.web.router import Lifecycle, Route, Router
 from gateway.web.server import Listener
+from gateway.windows import Windows
 
 _LAG_SECONDS = 0.5
 
@@ -85,18 +89,7 @@ class Gateway:
         self._upstream = Upstream(settings.upstream, keys, clock=clock, chance=chance, observe=self._observe)
         self._listening: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._store, turns = self._build_store()
-        self._cache = Cache(
-            store=self._store,
-            turns=turns,
-            fetch=self._upstream.fetch,
-            scope=key_scope(settings.upstream.base_url, settings.upstream.account),
-            lifetimes=settings.cache.lifetimes,
-            deadline=settings.upstream.deadline,
-            patience=settings.upstream.patience,
-            clock=clock,
-            chance=chance,
-            observe=self._observe,
-        )
+        self._cache = self._build_cache(turns, chance)
         self._client_router, self._ops_router = self._build_routers(example_aoi)
         self._listeners: list[Listener] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -162,6 +155,30 @@ class Gateway:
         leases = Leases(calls.run, prefix=far.prefix, clock=clock)
         self._listening = partial(word.run, {far.channel: store.hear, leases.channel: leases.hear}, store.upset)
         return store, leases
+
+    def _build_cache(self, turns: Turns, chance: Callable[[], float]) -> Cache:
+        upstream, cache = self._settings.upstream, self._settings.cache
+        clock, observe = self._clock, self._observe
+        limits = Limits()
+        scope = key_scope(upstream.base_url, upstream.account)
+        windows = Windows(self._store, limits, scope=scope, clock=clock, observe=observe)
+        errands = Errands(
+            store=self._store, turns=turns, fetch=self._upstream.fetch, limits=limits, lifetimes=cache.lifetimes,
+            deadline=upstream.deadline, clock=clock, chance=chance, observe=observe,
+        )  # fmt: skip
+        return Cache(
+            store=self._store,
+            windows=windows,
+            errands=errands,
+            stretches=Stretches(cache.chunk, windows, errands, limits, clock=clock),
+            turns=turns,
+            deadline=upstream.deadline,
+            patience=upstream.patience,
+            prefetch=cache.prefetch,
+            idle=lambda: self._upstream.idle,
+            clock=clock,
+            observe=observe,
+        )
 
     def _build_routers(self, example_aoi: str | None) -> tuple[Router, Router | None]:
         settings = self._settings

@@ -20,6 +20,11 @@ class Places:
         self._inside = 0
         self._observe = observe
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody has a place, and nobody waits for one."""
+        return not self._inside and not self._waiting
+
     @asynccontextmanager
     async def take(self, patience: float) -> AsyncIterator[None]:
         """A place, held for the block. Raises UpstreamOverloaded when the queue is full or `patience` ran out."""

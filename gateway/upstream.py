@@ -76,6 +76,11 @@ class Upstream:
         if self._session is not None:
             await self._session.close()
 
+    @property
+    def idle(self) -> bool:
+        """Whether no call is in flight and none waits."""
+        return self._places.idle
+
     async def fetch(self, query: AssetsQuery, request_id: str, deadline: float) -> Fetched:
         """Ask the vendor for one page, until `deadline` on the monotonic clock at the latest.
 

@@ -32,7 +32,10 @@ def candidate(
     """A fetched page; each letter of `ids` is an asset's id."""
     shown = entry(where.page, now=now, started=started, body=body, status=status)
     digests = b"".join(hashlib.blake2b(letter.encode(), digest_size=ID_BYTES).digest() for letter in ids)
-    sight = Sight(where.offset, where.limit, digests, shown.started, shown.last_use)
+    sight = Sight(
+        where.offset, where.limit, where.limit, digests, shown.started, shown.fresh_until, shown.grace_until,
+        shown.last_use, moulded=False,
+    )  # fmt: skip
     return Candidate(shown, sight, None if status == 404 else total)
 
 

@@ -16,10 +16,14 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {"run", "settings", "core", "tokens", "caller", "web"},
     "run": {"app", "settings", "mock_vendor", "logs", "keys", "caller", "stores"},
-    "app": {"settings", "web", "cache", "stores", "flights", "upstream", "metrics", "journal", "logs"}
+    "app": {"settings", "web", "cache", "windows", "errands", "stretches", "stores", "flights", "upstream"}
+    | {"metrics", "journal", "logs"}
     | {"keys", "key_files", "clock", "core"},
     "web": {"cache", "core", "clock", "logs"},
-    "cache": {"stores", "flights", "core", "clock"},
+    "cache": {"windows", "errands", "stretches", "stores", "flights", "core", "clock"},
+    "stretches": {"windows", "errands", "core", "clock"},
+    "errands": {"stores", "flights", "core", "clock"},
+    "windows": {"stores", "core", "clock"},
     "stores": {"core", "clock"},
     "flights": {"core", "clock"},
     "upstream": {"core", "clock", "keys", "places"},

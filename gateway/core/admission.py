@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 
 from gateway.core.cache_control import VendorCaching
-from gateway.core.directory import Sight, sight
+from gateway.core.directory import Sight, is_whole
 from gateway.core.entry import Entry, compress, entity_tag
 from gateway.core.listing import Listing
+from gateway.core.mould import take_mould
 from gateway.core.options import Lifetimes
 from gateway.core.policy import not_found_lifetime, page_lifetime
 from gateway.core.query import AssetsQuery
@@ -52,6 +53,8 @@ def admit(query: AssetsQuery, page: str, fetched: Fetched, lifetimes: Lifetimes,
     if alive := [ends for ends in link_expiries(fetched.body) if ends > fetched.arrived]:
         end = last_use(min(alive), fetched.arrived, lifetimes.url_margin)
         rule = "url" if end < expires else rule
+    whole = listing is not None and is_whole(listing, query.offset)
+    mould = take_mould(fetched.body) if whole else None
     entry = Entry(
         key=page,
         status=fetched.status,
@@ -66,8 +69,17 @@ def admit(query: AssetsQuery, page: str, fetched: Fetched, lifetimes: Lifetimes,
         fresh_until=min(expires, end),
         grace_until=min(expires + lifetime.grace, end),
         keep_until=min(expires + lifetime.keep, end),
+        mould=b"" if mould is None else mould.encode(),
     )
-    if listing is None:
-        return Candidate(entry, Sight(query.offset, query.limit, b"", fetched.started, entry.last_use), None)
-    shown = sight(listing, query.offset, query.limit, started=fetched.started, until=entry.last_use)
-    return Candidate(entry, shown, listing.total)
+    shown = Sight(
+        offset=query.offset,
+        limit=query.limit,
+        printed=0 if listing is None else listing.limit,
+        ids=listing.ids if listing is not None and whole else b"",
+        started=entry.started,
+        fresh_until=entry.fresh_until,
+        grace_until=entry.grace_until,
+        until=entry.last_use,
+        moulded=mould is not None,
+    )
+    return Candidate(entry, shown, None if listing is None else listing.total)

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Literal
 
 import msgspec
@@ -26,25 +28,41 @@ from gateway.core.listing import ID_BYTES, NO_ID, Listing
 # Bounds on what one directory remembers, so that filing a page stays cheap for a listing of any length; what is
 # forgotten can no longer prove that something slipped, and nothing else is lost.
 _MOST_PAGES = 512
-_MOST_IDS = 4096
+_MOST_IDS = 16_384
 _REVISION = 16
 
 
 class Sight(msgspec.Struct, frozen=True, array_like=True):
     """What one fetch showed of a listing. Times are Unix time in seconds.
 
-    `ids` holds a digest of each asset from `offset` on; it is empty where the page's own figures contradict each
-    other, and then proves nothing about order. `until` is when its page may no longer be served.
+    It was asked for `limit` assets from `offset` on, and `printed` is the limit that the vendor named. `ids` holds a
+    digest of each asset; it is empty where the page's own figures contradict each other, and then proves nothing about
+    order. The page is fresh before `fresh_until`, in grace before `grace_until`, and not served from `until` on.
+    `moulded` tells that windows can be cut from it.
     """
 
     offset: int
     limit: int
+    printed: int
     ids: bytes
     started: float
+    fresh_until: float
+    grace_until: float
     until: float
+    moulded: bool
+
+    @property
+    def end(self) -> int:
+        """The index after its last asset."""
+        return self.offset + len(self.ids) // ID_BYTES
+
+    def id_at(self, index: int) -> bytes:
+        """The digest of the asset at an index of the listing that it shows."""
+        place = (index - self.offset) * ID_BYTES
+        return self.ids[place : place + ID_BYTES]
 
 
-class Directory(msgspec.Struct, frozen=True, array_like=True):
+class Directory(msgspec.Struct, frozen=True, array_like=True, dict=True):
     """The current generation of a listing. `total` is None when the vendor said 404."""
 
     listing: str
@@ -68,7 +86,35 @@ class Directory(msgspec.Struct, frozen=True, array_like=True):
     @property
     def size(self) -> int:
         """Bytes that this directory is counted with in a store."""
-        return 700 + sum(len(page.ids) + 250 for page in self.pages)
+        return 900 + sum(len(page.ids) + 500 for page in self.pages)
+
+    def seen(self, offset: int, limit: int) -> Sight | None:
+        """What is known of the page that was asked for with these."""
+        return self._by_window.get((offset, limit))
+
+    @cached_property
+    def moulded(self) -> tuple[Sight, ...]:
+        """The pages that windows can be cut from, by offset."""
+        return tuple(sorted((page for page in self.pages if page.moulded), key=lambda page: page.offset))
+
+    @cached_property
+    def reach(self) -> tuple[int, ...]:
+        """How far the listing is shown by the `moulded` pages up to each: the largest end so far."""
+        return tuple(accumulate((page.end for page in self.moulded), max))
+
+    @cached_property
+    def limits_seen(self) -> tuple[tuple[int, int, int, float], ...]:
+        """What the pages tell of the vendor's limits: asked for, printed, assets sent, and when last; oldest first."""
+        told: dict[tuple[int, int], tuple[int, float]] = {}
+        for page in self.moulded:
+            count, started = told.get((page.limit, page.printed), (0, page.started))
+            told[page.limit, page.printed] = max(count, page.end - page.offset), max(started, page.started)
+        found = ((*limits, count, started) for limits, (count, started) in told.items())
+        return tuple(sorted(found, key=lambda limit: limit[3]))
+
+    @cached_property
+    def _by_window(self) -> dict[tuple[int, int], Sight]:
+        return {(page.offset, page.limit): page for page in self.pages}
 
     def encode(self) -> bytes:
         """Write it down, led by a digest of the rest, which is checksum and revision in one."""
@@ -110,10 +156,9 @@ class Filed:
     outcome: Literal["joined", "ended", "older"]
 
 
-def sight(listing: Listing, offset: int, limit: int, *, started: float, until: float) -> Sight:
-    """What a page that was asked for with `offset` and `limit` shows."""
-    whole = listing.offset == offset and listing.count == max(0, min(listing.limit, listing.total - offset))
-    return Sight(offset, limit, listing.ids if whole else b"", started, until)
+def is_whole(listing: Listing, offset: int) -> bool:
+    """Whether a page that was asked for from `offset` on holds as many assets as its own figures say."""
+    return listing.offset == offset and listing.count == max(0, min(listing.limit, listing.total - offset))
 
 
 def file(known: Directory | None, page: Sight, total: int | None, *, listing: str, epoch: str, now: float) -> Filed:
@@ -139,17 +184,11 @@ def file(known: Directory | None, page: Sight, total: int | None, *, listing: st
 def agree(one: Sight, other: Sight) -> bool:
     """Whether two pages show the same assets at the indices that both show."""
     start = max(one.offset, other.offset)
-    end = min(one.offset + len(one.ids) // ID_BYTES, other.offset + len(other.ids) // ID_BYTES)
-    for index in range(start, end):
-        mine, its = _id_at(one, index), _id_at(other, index)
+    for index in range(start, min(one.end, other.end)):
+        mine, its = one.id_at(index), other.id_at(index)
         if mine != its and NO_ID not in (mine, its):
             return False
     return True
-
-
-def _id_at(page: Sight, index: int) -> bytes:
-    place = (index - page.offset) * ID_BYTES
-    return page.ids[place : place + ID_BYTES]
 
 
 def _ended(page: Sight, total: int | None, evidence: bytes, *, listing: str, epoch: str, before: str) -> Filed:

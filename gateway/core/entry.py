@@ -39,7 +39,8 @@ class Entry:
     """An answer of the vendor with its lifetimes. All times are Unix time in seconds.
 
     `status` is 200 (`body` is the vendor's page, byte for byte) or 404 (`body` is the vendor's envelope).
-    `epoch` and `generation` are those that it was filed under. `started` is when its fetch began, which orders
+    `mould` is an encoded `core.mould.Mould`, empty where no window can be cut from it. `epoch` and `generation` are
+    those that it was filed under. `started` is when its fetch began, which orders
     entries; `born` is when the vendor made the answer, which Age counts from. It is fresh before `fresh_until`, in
     grace before `grace_until`, kept before `keep_until`.
     """
@@ -57,11 +58,12 @@ class Entry:
     fresh_until: float
     grace_until: float
     keep_until: float
+    mould: bytes = b""
 
     @property
     def size(self) -> int:
         """Bytes that this entry is counted with in a store."""
-        return len(self.body) + len(self.gzipped or b"") + _OVERHEAD
+        return len(self.body) + len(self.gzipped or b"") + len(self.mould) + _OVERHEAD
 
     @property
     def last_use(self) -> float:
@@ -77,7 +79,7 @@ class Entry:
         header = msgspec.msgpack.encode(
             _Header(
                 self.key, self.status, self.etag, self.epoch, self.generation, self.rule, self.started, self.born,
-                self.fresh_until, self.grace_until, self.keep_until, len(self.body),
+                self.fresh_until, self.grace_until, self.keep_until, self.mould, len(self.body),
                 None if self.gzipped is None else len(self.gzipped),
             )
         )  # fmt: skip
@@ -117,6 +119,7 @@ class Entry:
             fresh_until=header.fresh_until,
             grace_until=header.grace_until,
             keep_until=header.keep_until,
+            mould=header.mould,
         )
 
 
@@ -132,6 +135,7 @@ class _Header(msgspec.Struct, array_like=True):
     fresh_until: float
     grace_until: float
     keep_until: float
+    mould: bytes
     body_size: int
     gzip_size: int | None
 

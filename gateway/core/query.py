@@ -69,6 +69,10 @@ class AssetsQuery:
         """Path and query of the vendor's URL."""
         return f"/v0/aois/{self.aoi_id}/assets?{self.canonical}"
 
+    def window(self, offset: int, limit: int) -> AssetsQuery:
+        """Another window of the same listing."""
+        return AssetsQuery(self.aoi_id, offset, limit, self.filters)
+
     def address(self, scope: str) -> Address:
         """Where this page is kept in every store; `scope` tells vendors and accounts apart (see `key_scope`)."""
         tag = f"{{{self.aoi_id}}}"

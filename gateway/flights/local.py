@@ -29,6 +29,9 @@ class Flights(Generic[T]):
     def __init__(self) -> None:
         self._under_way: dict[str, asyncio.Task[T]] = {}
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._under_way
+
     def join(self, key: str, fetch: Callable[[], Awaitable[T]]) -> tuple[asyncio.Task[T], bool]:
         """The flight for this key, started if there is none; the flag tells whether this call started it.
 

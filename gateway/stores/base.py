@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -49,8 +50,24 @@ class Kept:
 class Store(Protocol):
     """Pages and their listings by address. A store may forget a page at any time, and never returns another's."""
 
+    def glance(self, address: Address) -> Shelf | None:
+        """What this process knows of the address without asking anybody; None where it may not be trusted."""
+        ...
+
     async def look_up(self, address: Address) -> Shelf:
         """What there is for the address, whatever its age. Raises StoreDown."""
+        ...
+
+    def copies(self, names: Sequence[str], epoch: str) -> list[Entry] | None:
+        """The entries of these names and this epoch, if this process has them all."""
+        ...
+
+    async def read(self, address: Address, pages: Sequence[str], epoch: str) -> list[Entry] | None:
+        """The entries of these pages of the same listing and epoch, if they are all there. Raises StoreDown."""
+        ...
+
+    def hold(self, entry: Entry) -> None:
+        """Hold an entry that was made here out of others, in this process and as long as there is room."""
         ...
 
     async def keep(self, address: Address, candidate: Candidate, epoch: str) -> Kept:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.clock import Clock
@@ -28,11 +29,27 @@ class MemoryStore:
         self._everything = secrets.token_hex(8)
         self._of_aoi: dict[str, str] = {}
 
+    def glance(self, address: Address) -> Shelf:
+        """What there is for the address."""
+        return self._shelf(address)
+
     async def look_up(self, address: Address) -> Shelf:
         """What there is for the address."""
         shelf = self._shelf(address)
         self._observe(TierLookup("memory", "miss" if shelf.entry is None else "hit"))
         return shelf
+
+    def copies(self, names: Sequence[str], epoch: str) -> list[Entry] | None:
+        """The entries of these names, if they are all here."""
+        return self._shelves.entries(names, epoch, self._clock.now())
+
+    async def read(self, address: Address, pages: Sequence[str], epoch: str) -> list[Entry] | None:  # noqa: ARG002 - as Store says
+        """The same: there is nowhere else to look."""
+        return self.copies(pages, epoch)
+
+    def hold(self, entry: Entry) -> None:
+        """Hold what was made of others."""
+        self._shelves.put_entry(entry)
 
     async def keep(self, address: Address, candidate: Candidate, epoch: str) -> Kept:
         """File and keep a page. Nothing is awaited in between, which makes it one step."""
@@ -94,6 +111,16 @@ class Shelves:
             self.drop(page)
             return None
         return held
+
+    def entries(self, names: Sequence[str], epoch: str, now: float) -> list[Entry] | None:
+        """The entries of all these names, or none."""
+        found = []
+        for name in names:
+            entry = self.entry(name, epoch, now)
+            if entry is None:
+                return None
+            found.append(entry)
+        return found
 
     def checked(self, listing: str) -> Checked | None:
         """The directory of a listing, whatever its epoch, with its stamp."""

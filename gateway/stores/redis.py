@@ -8,6 +8,7 @@ both the listing's directory and the page, or nothing.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -99,6 +100,30 @@ class RedisStore:
             entry = None
         self._observe(TierLookup("redis", "miss" if entry is None else "hit"))
         return Shelf(epoch, directory, entry)
+
+    def glance(self, address: Address) -> Shelf | None:  # noqa: ARG002 - as Store says
+        """Nothing is known without asking."""
+        return None
+
+    def copies(self, names: Sequence[str], epoch: str) -> list[Entry] | None:  # noqa: ARG002 - as Store says
+        """There are no copies here."""
+        return None
+
+    def hold(self, entry: Entry) -> None:
+        """What can be made again is not kept."""
+
+    async def read(self, address: Address, pages: Sequence[str], epoch: str) -> list[Entry] | None:  # noqa: ARG002 - as Store says
+        """The entries of these pages, which are all of one AOI, in one round trip. Raises StoreDown."""
+        values = await self._lookups.get(tuple(self.prefix + page for page in pages))
+        found = []
+        for page, value in zip(pages, values, strict=True):
+            entry = None if value is None else self._read(value, page)
+            if entry is None or entry.epoch != epoch:
+                self._observe(TierLookup("redis", "miss"))
+                return None
+            found.append(entry)
+        self._observe(TierLookup("redis", "hit"))
+        return found
 
     async def keep(self, address: Address, candidate: Candidate, epoch: str) -> Kept:
         """File and keep a page: one comparison and its consequences in one step of Redis. Raises StoreDown."""

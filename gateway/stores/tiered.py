@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from gateway.clock import Clock
 from gateway.core.admission import Candidate
-from gateway.core.directory import Directory, Sight
+from gateway.core.directory import Directory
 from gateway.core.entry import Entry
 from gateway.core.errors import StoreDown
 from gateway.core.facts import Observe, TierLookup
@@ -73,19 +74,42 @@ class TieredStore:
         self._told: dict[str, float] = {}
         self._told_all = -math.inf
 
+    def glance(self, address: Address) -> Shelf | None:
+        """The copy in memory, and the listing's directory, where they may be trusted."""
+        checked = self._checked(address)
+        if checked is None or not self._is_trusted(checked):
+            return None
+        return Shelf(checked.directory.epoch, checked.directory, self._copy(address, checked.directory))
+
     async def look_up(self, address: Address) -> Shelf:
         """The copy in memory where it may be trusted, else what Redis has, or whichever was fetched later."""
-        checked = self._checked(address)
-        if checked is not None and self._is_trusted(checked):
-            entry = self._copy(address, checked.directory)
-            if entry is not None:
-                self._observe(TierLookup("memory", "hit"))
-                return Shelf(checked.directory.epoch, checked.directory, entry)
+        shelf = self.glance(address)
+        if shelf is not None and shelf.entry is not None:
+            self._observe(TierLookup("memory", "hit"))
+            return shelf
         self._observe(TierLookup("memory", "miss"))
+        checked = self._checked(address)
         try:
             return await self._from_far(address, checked)
         except StoreDown:
             return self._without_far(address, checked)
+
+    def copies(self, names: Sequence[str], epoch: str) -> list[Entry] | None:
+        """The entries of these names, if memory has them all. Who asks knows by a directory which fetches count."""
+        return self._near.entries(names, epoch, self._clock.now())
+
+    async def read(self, address: Address, pages: Sequence[str], epoch: str) -> list[Entry] | None:
+        """The entries of these pages as Redis has them. Raises StoreDown."""
+        stamp = self._stamp()
+        found = await self._far.read(address, pages, epoch)
+        if found is not None and stamp.at >= self._last_told(address.listing):
+            for entry in found:
+                self._put_newer(entry)
+        return found
+
+    def hold(self, entry: Entry) -> None:
+        """Hold what was made of others in memory."""
+        self._near.put_entry(entry)
 
     async def keep(self, address: Address, candidate: Candidate, epoch: str) -> Kept:
         """Keep a page in both tiers, or in memory alone while Redis does not answer."""
@@ -170,7 +194,7 @@ class TieredStore:
         entry = self._near.entry(address.page, directory.epoch, self._clock.now())
         if entry is None:
             return None
-        seen = _seen(directory, address)
+        seen = directory.seen(address.offset, address.limit)
         return None if seen is not None and seen.started > entry.started else entry
 
     async def _from_far(self, address: Address, checked: Checked | None) -> Shelf:
@@ -179,7 +203,7 @@ class TieredStore:
         entry = self._near.entry(address.page, shelf.epoch, self._clock.now())
         if entry is not None and (shelf.entry is None or entry.started > shelf.entry.started):
             # Fetched while Redis was away: tell the others.
-            seen = None if checked is None else _seen(checked.directory, address)
+            seen = None if checked is None else checked.directory.seen(address.offset, address.limit)
             if checked is not None and seen is not None:
                 kept = await self._far.keep(address, Candidate(entry, seen, checked.directory.total), shelf.epoch)
                 if kept.outcome == "kept" and kept.directory is not None:
@@ -221,9 +245,12 @@ class TieredStore:
         if held is None or held.at <= stamp.at:
             self._near.put_directory(directory, session=stamp.session, at=stamp.at)
         if entry is not None:
-            mine = self._near.entry(entry.key, entry.epoch, self._clock.now())
-            if mine is None or mine.started <= entry.started:
-                self._near.put_entry(entry)
+            self._put_newer(entry)
+
+    def _put_newer(self, entry: Entry) -> None:
+        mine = self._near.entry(entry.key, entry.epoch, self._clock.now())
+        if mine is None or mine.started <= entry.started:
+            self._near.put_entry(entry)
 
     def _purge_near(self, aoi_id: str | None) -> None:
         moment = _Moment(self._clock.monotonic(), self._clock.now())
@@ -237,9 +264,3 @@ class TieredStore:
 
 def _speaks_of(word: Word, directory: Directory) -> bool:
     return (word.generation, word.epoch) == (directory.generation, directory.epoch)
-
-
-def _seen(directory: Directory, address: Address) -> Sight | None:
-    """What the directory knows of this page."""
-    wanted = (address.offset, address.limit)
-    return next((page for page in directory.pages if (page.offset, page.limit) == wanted), None)

@@ -45,7 +45,7 @@ class Assets:
         acceptable = codings(_joined(request, "Accept-Encoding"))
         if not acceptable:
             raise Problem(406, "not_acceptable", "pages come as identity or gzip, and Accept-Encoding rules out both")
-        answer = await self._cache.answer(query, exchange.request_id, _wish(request, team))
+        answer = await self._cache.answer(query, exchange.request_id, _wish(request, team), team=team.name)
         exchange.cache, exchange.upstream = answer.result, answer.waited
         if answer.entry.status == 404:
             return _not_found(answer, exchange)

@@ -13,7 +13,8 @@ def cache_status(answer: Answer) -> str:
     """Tell of a hit how long it stays fresh, and of anything else why and with what success it was forwarded."""
     if answer.forward is None:
         # Rounded down: 0.4 s left are not "1", and an answer in grace never looks fresh.
-        return f"{CACHE_NAME}; hit; ttl={math.floor(answer.entry.fresh_until - answer.now)}"
+        window = "; detail=window" if answer.window else ""
+        return f"{CACHE_NAME}; hit; ttl={math.floor(answer.entry.fresh_until - answer.now)}{window}"
     return f"{CACHE_NAME}; {_forwarded(answer.forward)}"
 
 

@@ -189,7 +189,7 @@ async def test_a_refresh_in_grace_against_a_newer_generation(replicas: list[Play
     two.clock.skip(311)
     vendor.set_assets(AOI, assets(*"abcdefghijklmnop"))
     new = await two.page(AOI, "?offset=10")
-    await until(lambda: not one.gateway._cache._flights._under_way)
+    await until(lambda: not one.gateway._cache._errands._flights._under_way)
     after = await one.page(AOI)  # the late refresh has not brought the old generation back
     assert after.headers["X-Listing-Generation"] == new.headers["X-Listing-Generation"]
     assert after.json["pagination"]["total"] == 16
@@ -203,7 +203,7 @@ async def test_one_refresh_in_grace_over_all_replicas(replicas: list[Play], vend
     replies = await asyncio.gather(*(play.page(AOI) for play in replicas for _ in range(20)))
     assert {reply.cache[:9] for reply in replies} == {"hit; ttl="}
     for play in replicas:
-        await until(lambda play=play: not play.gateway._cache._flights._under_way)  # type: ignore[misc]
+        await until(lambda play=play: not play.gateway._cache._errands._flights._under_way)  # type: ignore[misc]
         assert (await play.page(AOI)).headers["Age"] == "0"
     assert len(vendor.requests) == 2
 
@@ -237,7 +237,7 @@ async def test_pages_of_an_outage_are_told_afterwards_and_the_later_fetch_wins(
             one.clock.skip(15)
             one.gateway._store._max_age = 60  # type: ignore[attr-defined]
             assert (await one.page(AOI)).status == 200  # in grace; the refresh lands in memory alone
-            await until(lambda: not one.gateway._cache._flights._under_way)
+            await until(lambda: not one.gateway._cache._errands._flights._under_way)
             during = await one.page(AOI)
             assert during.json["pagination"]["total"] == 2
         finally:

@@ -1,0 +1,52 @@
+"""How the vendor treats a `limit`: what was learned of it, never what one might guess.
+
+A vendor may print a smaller limit than it was asked for. What a window would have looked like is known only where that
+is known: limits up to the largest that was honoured are honoured, and one that was changed is known for that exact
+value. What contradicts the rest ends it all, and so does what was seen before that no longer count.
+"""
+
+from __future__ import annotations
+
+import math
+
+# So many changed limits are known at once; beyond, all is forgotten and learned again.
+_MOST = 1000
+
+
+class Limits:
+    """What the vendor does with limits. One vendor, one of these."""
+
+    def __init__(self) -> None:
+        self._since = -math.inf
+        self._honoured = 0
+        self._delivered = 0
+        self._changed: dict[int, int] = {}
+
+    def learn(self, asked: int, printed: int, count: int, started: float) -> None:
+        """Learn from a page that agrees with its own figures: the limits asked for and printed, and its assets.
+
+        `started` is when its fetch began (Unix time): what began before a contradiction is known no more.
+        """
+        if started < self._since:
+            return
+        if self._contradicts(asked, printed) or len(self._changed) >= _MOST:
+            self._since, self._honoured, self._delivered = started, 0, 0
+            self._changed.clear()
+        if asked == printed:
+            self._honoured = max(self._honoured, asked)
+        else:
+            self._changed[asked] = printed
+        self._delivered = max(self._delivered, count)
+
+    def printed(self, asked: int) -> int | None:
+        """The limit that the vendor would print when asked for this one; None where that is not known."""
+        return asked if asked <= self._honoured else self._changed.get(asked)
+
+    def delivers(self, count: int) -> bool:
+        """Whether the vendor has sent a page of so many assets: it may print a limit, and stop short of it."""
+        return count <= self._delivered
+
+    def _contradicts(self, asked: int, printed: int) -> bool:
+        if asked == printed:
+            return any(other <= asked for other in self._changed)
+        return asked <= self._honoured or self._changed.get(asked, printed) != printed

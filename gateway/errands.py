@@ -1,0 +1,181 @@
+"""Bringing a page: one flight for it in the process, one turn over all replicas, one fetch, and what is kept of it.
+
+Who waits, for how long, and what a client is given when an errand fails is the cache's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
+
+from gateway.clock import Clock
+from gateway.core.admission import Candidate, Fetched, admit
+from gateway.core.entry import Entry
+from gateway.core.errors import StoreDown, UpstreamError, UpstreamRefusal, UpstreamTimeout
+from gateway.core.facts import GenerationEnded, Observe, UpstreamFellShort, VendorForbidsStoring
+from gateway.core.limits import Limits
+from gateway.core.options import Lifetimes
+from gateway.core.policy import Serve, decide
+from gateway.core.query import Address, AssetsQuery
+from gateway.flights.lease import Turns
+from gateway.flights.local import Flights
+from gateway.stores.base import Shelf, Store, filed
+
+# Fetch a page of the vendor: the query, the request id that the vendor is told, and a deadline on the monotonic clock.
+# Raises UpstreamError or UpstreamRefusal.
+FetchPage = Callable[[AssetsQuery, str, float], Awaitable[Fetched]]
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What a flight is sent for. It began under a purge epoch, when the copy at hand was one fetched at `seen`."""
+
+    query: AssetsQuery
+    address: Address
+    epoch: str
+    seen: float
+    request_id: str
+    forced: bool = False
+
+    @property
+    def name(self) -> str:
+        """The flight's name. It has the epoch, so that no request joins a flight from before a purge."""
+        return f"{self.address.page}@{self.epoch}"
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """What a flight brought: an entry, and whether the vendor was asked for it here, by another replica, or not at all.
+
+    `stored` tells that others will be served with it too.
+    """
+
+    entry: Entry
+    asked: Literal["here", "elsewhere", "nobody"]
+    stored: bool = True
+
+
+class Brought(NamedTuple):
+    """What an errand brought, and whether somebody else had been sent for it before."""
+
+    landed: Landed
+    collapsed: bool
+
+
+class Errands:
+    """Flights under way; each may take `deadline` seconds."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        turns: Turns,
+        fetch: FetchPage,
+        limits: Limits,
+        lifetimes: Lifetimes,
+        deadline: float,
+        clock: Clock,
+        chance: Callable[[], float],
+        observe: Observe,
+    ) -> None:
+        self._store = store
+        self._turns = turns
+        self._fetch = fetch
+        self._limits = limits
+        self._lifetimes = lifetimes
+        self._deadline = deadline
+        self._clock = clock
+        self._chance = chance
+        self._observe = observe
+        self._flights: Flights[Landed] = Flights()
+
+    def under_way(self, errand: Errand) -> bool:
+        """Whether somebody has been sent for this page."""
+        return errand.name in self._flights
+
+    def begin(self, errand: Errand) -> tuple[asyncio.Task[Landed], bool]:
+        """The flight of this page, begun if there is none; the flag tells whether this call began it.
+
+        Await it through `asyncio.shield`: it goes on, and is stored, whoever leaves.
+        """
+        return self._flights.join(errand.name, partial(self._fly, errand))
+
+    async def bring(self, errand: Errand) -> Brought:
+        """Wait for the page, however it comes. Raises UpstreamError, or UpstreamRefusal, as the flight did."""
+        flight, leads = self.begin(errand)
+        return Brought(await asyncio.shield(flight), collapsed=not leads)
+
+    async def close(self) -> None:
+        """End the flights under way."""
+        await self._flights.close()
+
+    async def _fly(self, errand: Errand) -> Landed:
+        """Bring one page: fetched by this replica if it is its turn, else by the one whose turn it was."""
+        deadline = self._clock.monotonic() + self._deadline
+        waited = False
+        while True:
+            async with self._turns.take(errand.name) as turn:
+                if turn.failure is not None:
+                    raise turn.failure
+                found = await self._found(errand, waited=waited or not turn.mine)
+                if found is not None:
+                    return found
+                if turn.mine:
+                    try:
+                        return await self._fetched(errand, deadline)
+                    except (UpstreamError, UpstreamRefusal) as error:
+                        turn.failure = error
+                        raise
+            if self._clock.monotonic() >= deadline:
+                raise UpstreamTimeout("another replica is still fetching it")
+            waited = True
+
+    async def _found(self, errand: Errand, *, waited: bool) -> Landed | None:
+        """Look once more: the page may have been stored a moment ago (see `Flights`), or by who had the turn.
+
+        What another replica has just fetched is good enough for those who waited for it, however short it lives.
+        """
+        shelf = await self._look_up(errand.address)
+        entry = shelf.entry
+        if entry is None or not shelf.current:
+            return None
+        newer = entry.started > errand.seen
+        fresh = isinstance(decide(entry, self._clock.now()), Serve)
+        if (fresh and not errand.forced) or (newer and waited):
+            return Landed(entry, "elsewhere" if waited else "nobody")
+        return None
+
+    async def _fetched(self, errand: Errand, deadline: float) -> Landed:
+        try:
+            fetched = await self._fetch(errand.query, errand.request_id, deadline)
+        except UpstreamError as error:
+            self._observe(UpstreamFellShort(type(error).__name__, str(error)))
+            raise
+        candidate = admit(errand.query, errand.address.page, fetched, self._lifetimes, self._chance())
+        shown = candidate.sight
+        if shown.moulded:
+            self._limits.learn(shown.limit, shown.printed, shown.end - shown.offset, shown.started)
+        if not fetched.caching.storable:
+            self._observe(VendorForbidsStoring())
+            return Landed(await self._named(errand, candidate), "here", stored=False)
+        try:
+            kept = await self._store.keep(errand.address, candidate, errand.epoch)
+        except StoreDown:
+            return Landed(await self._named(errand, candidate), "here", stored=False)
+        if kept.ended:
+            self._observe(GenerationEnded())
+        return Landed(kept.entry, "here", stored=kept.outcome == "kept")
+
+    async def _named(self, errand: Errand, candidate: Candidate) -> Entry:
+        """The entry of a page that is not kept, named after the generation that it would belong to."""
+        known = (await self._look_up(errand.address)).directory
+        return filed(errand.address, known, candidate, errand.epoch, self._clock.now())[1]
+
+    async def _look_up(self, address: Address) -> Shelf:
+        try:
+            return await self._store.look_up(address)
+        except StoreDown:
+            return Shelf("", None, None)  # the vendor still has the page

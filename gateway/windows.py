@@ -1,0 +1,168 @@
+"""What the store has for a query: the page itself, or a window cut from others of its listing.
+
+`core.windows` knows how windows are put together, and `core.limits` what was learned of the vendor's limits. This file
+asks the store for what they need: the listing's directory tells which pages there are, so that Redis is asked at most
+twice, and not at all where memory has the pages.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from gateway.clock import Clock
+from gateway.core.directory import Directory, Sight
+from gateway.core.entry import Entry
+from gateway.core.errors import StoreDown
+from gateway.core.facts import Observe, TierLookup
+from gateway.core.limits import Limits
+from gateway.core.policy import Decision, Fetch, Serve, ServeAndRefresh, decide
+from gateway.core.query import Address, AssetsQuery
+from gateway.core.windows import Plan, State, cut, end_of, plan
+from gateway.stores.base import Shelf, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What there is for a query at `now` (Unix time), under its address and purge epoch, and what may be done with it.
+
+    `seen` is when the fetch of the page itself began, minus infinity where there is none. `sources` are the pages that
+    the decision's entry was cut from, none where it is the page itself.
+    """
+
+    decision: Decision
+    now: float
+    address: Address
+    epoch: str
+    directory: Directory | None
+    seen: float
+    sources: tuple[Sight, ...] = ()
+
+
+class Windows:
+    """Finds pages and windows in a store; `scope` tells vendors and accounts apart in keys."""
+
+    def __init__(self, store: Store, limits: Limits, *, scope: str, clock: Clock, observe: Observe) -> None:
+        self._store = store
+        self._limits = limits
+        self._scope = scope
+        self._clock = clock
+        self._observe = observe
+
+    async def find(self, query: AssetsQuery, *, since: float = math.inf) -> Found:
+        """The best there is for a query: fresh page, fresh window, page in grace, window in grace, or what is kept.
+
+        Pages whose fetch began at `since` (Unix time) or later count as fresh in windows.
+        """
+        address = query.address(self._scope)
+        shelf = self._store.glance(address)
+        if shelf is not None and shelf.entry is None:
+            found = self._from_memory(query, address, shelf, since)
+            if found is not None:
+                self._observe(TierLookup("memory", "hit"))
+                return found
+            shelf = None
+        elif shelf is not None:
+            self._observe(TierLookup("memory", "hit"))
+        if shelf is None:
+            try:
+                shelf = await self._store.look_up(address)
+            except StoreDown:
+                shelf = Shelf("", None, None)  # the vendor still has the page
+        now = self._clock.now()
+        exact = decide(shelf.entry, now, current=shelf.current)
+        seen = -math.inf if shelf.entry is None else shelf.entry.started
+        found = Found(exact, now, address, shelf.epoch, shelf.directory, seen)
+        planned = None if isinstance(exact, Serve) else self._plan(query, shelf.directory, now, since)
+        if planned is None or _as_good(exact, planned.state):
+            return found
+        entry = self._in_memory(query, address, planned, shelf)
+        if entry is None:
+            with suppress(StoreDown):
+                pages = await self._store.read(address, self._pages(query, planned), shelf.epoch)
+                entry = self._made(address, planned, shelf, pages)
+        if entry is None:
+            return found
+        return replace(found, decision=_decision(planned.state, entry), sources=planned.pages)
+
+    def step(self, query: AssetsQuery) -> int:
+        """How many assets the vendor sends for this query's limit, as far as is known."""
+        return self._limits.printed(query.limit) or query.limit
+
+    def total(self, query: AssetsQuery) -> int | None:
+        """How many assets the listing has; None where that is not known in this process."""
+        shelf = self._store.glance(query.address(self._scope))
+        return None if shelf is None or shelf.directory is None else shelf.directory.total
+
+    def address(self, query: AssetsQuery) -> Address:
+        """Where the page of a query is kept."""
+        return query.address(self._scope)
+
+    def _from_memory(self, query: AssetsQuery, address: Address, shelf: Shelf, since: float) -> Found | None:
+        """A fresh window whose pages are all in this process, unless a fresh page is known to be elsewhere."""
+        now, directory = self._clock.now(), shelf.directory
+        exact = None if directory is None else directory.seen(query.offset, query.limit)
+        if directory is None or (exact is not None and now < exact.fresh_until):
+            return None
+        planned = self._plan(query, directory, now, since)
+        if planned is None or planned.state != "fresh":
+            return None
+        entry = self._in_memory(query, address, planned, shelf)
+        if entry is None:
+            return None
+        return Found(Serve(entry), now, address, shelf.epoch, directory, -math.inf, planned.pages)
+
+    def _plan(self, query: AssetsQuery, directory: Directory | None, now: float, since: float) -> Plan | None:
+        if directory is None or not directory.moulded:
+            return None
+        for asked, printed, count, started in directory.limits_seen:
+            self._limits.learn(asked, printed, count, started)
+        limit = self._limits.printed(query.limit)
+        planned = None if limit is None else plan(directory, query.offset, limit, now, since=since)
+        if planned is None or not self._limits.delivers(end_of(planned.figures) - query.offset):
+            return None
+        return planned
+
+    def _pages(self, query: AssetsQuery, planned: Plan) -> list[str]:
+        return [self.address(query.window(source.offset, source.limit)).page for source in planned.pages]
+
+    def _in_memory(self, query: AssetsQuery, address: Address, planned: Plan, shelf: Shelf) -> Entry | None:
+        """The window if it was made before, or if all its pages are in this process."""
+        made = self._store.copies([planned.name(address.page)], shelf.epoch)
+        if made is not None:
+            return made[0]
+        return self._made(address, planned, shelf, self._store.copies(self._pages(query, planned), shelf.epoch))
+
+    def _made(self, address: Address, planned: Plan, shelf: Shelf, entries: list[Entry] | None) -> Entry | None:
+        """Cut the window, if these are the very pages that were planned with, and hold it for who asks next."""
+        if entries is None or shelf.directory is None:
+            return None
+        for source, entry in zip(planned.pages, entries, strict=True):
+            if (entry.started, entry.generation) != (source.started, shelf.directory.generation):
+                return None
+        made = cut(planned, entries, planned.name(address.page))
+        if made is not None:
+            self._store.hold(made)
+        return made
+
+
+def _decision(state: State, entry: Entry) -> Decision:
+    match state:
+        case "fresh":
+            return Serve(entry)
+        case "grace":
+            return ServeAndRefresh(entry)
+        case "kept":
+            return Fetch(fallback=entry, expired=True)
+
+
+def _as_good(exact: Decision, state: State) -> bool:
+    """Whether the page itself is to be preferred to a window in this state."""
+    match exact:
+        case Serve():
+            return True
+        case ServeAndRefresh():
+            return state != "fresh"
+        case Fetch(fallback):
+            return state == "kept" and fallback is not None
