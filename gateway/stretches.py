@@ -75,8 +75,8 @@ class Stretches:
     def _wanted(self, query: AssetsQuery, found: Found, since: float, *, afresh: bool) -> list[AssetsQuery]:
         """The stretches that the window needs and that are not there; of a listing of unknown length the first."""
         needed = self._needed(query, None if found.directory is None else found.directory.total)
-        if afresh or found.directory is None:
-            return needed
+        if afresh or found.directory is None or found.directory.total is None:
+            return needed  # a 404 is found where it was left
         return [one for one in needed if not _is_fresh(found.directory, one, found.now, since)]
 
     def _needed(self, query: AssetsQuery, total: int | None) -> list[AssetsQuery]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, NamedTuple
 
 from gateway.core.admission import Candidate
 from gateway.core.directory import Sight
 from gateway.core.entry import Entry
-from gateway.core.listing import ID_BYTES
+from gateway.core.listing import ID_BYTES, NO_ID
 from gateway.core.query import Address, AssetsQuery
 
 
@@ -21,19 +20,23 @@ def entry(key: str = "{a1}:page:s:offset=0&limit=10", *, now: float, started: fl
     return Entry(key=key, started=now + started, **(told | fields))
 
 
+def ids(text: str) -> bytes:
+    """A digest for each letter; a dot is an asset without an id."""
+    return b"".join(NO_ID if letter == "." else letter.encode().rjust(ID_BYTES, b"#") for letter in text)
+
+
 def address(aoi_id: str = "a1", *, offset: int = 0, limit: int = 10) -> Address:
     return AssetsQuery(aoi_id, offset, limit).address("s")
 
 
 def candidate(
-    where: Address, *, now: float, started: float = 0.0, total: int | None = 100, ids: str = "", status: int = 200,
+    where: Address, *, now: float, started: float = 0.0, total: int | None = 100, shows: str = "", status: int = 200,
     body: bytes = b"{}",
 ) -> Candidate:  # fmt: skip
-    """A fetched page; each letter of `ids` is an asset's id."""
+    """A fetched page; each letter of `shows` is an asset's id."""
     shown = entry(where.page, now=now, started=started, body=body, status=status)
-    digests = b"".join(hashlib.blake2b(letter.encode(), digest_size=ID_BYTES).digest() for letter in ids)
     sight = Sight(
-        where.offset, where.limit, where.limit, digests, shown.started, shown.fresh_until, shown.grace_until,
+        where.offset, where.limit, where.limit, ids(shows), shown.started, shown.fresh_until, shown.grace_until,
         shown.last_use, moulded=False,
     )  # fmt: skip
     return Candidate(shown, sight, None if status == 404 else total)

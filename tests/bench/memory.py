@@ -39,7 +39,7 @@ async def fill(size: int) -> float:
     before = resident()
     for number in range(3 * BOUND // (size + 2000)):
         where = address(f"e9767554-550e-4464-a677-{number:012}")
-        fetched = candidate(where, now=clock.now() + number / 1000, ids="abcdefghij", body=os.urandom(size))
+        fetched = candidate(where, now=clock.now() + number / 1000, shows="abcdefghij", body=os.urandom(size))
         gzipped = os.urandom(size // 4) if size > 1024 else None
         fetched = replace(fetched, entry=replace(fetched.entry, gzipped=gzipped, etag=os.urandom(16).hex()))
         await store.keep(where, fetched, (await store.look_up(where)).epoch)

@@ -5,18 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+from entries import ids
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.directory import Directory, Filed, Sight, agree, decode, file, is_whole
-from gateway.core.listing import ID_BYTES, NO_ID, Listing
+from gateway.core.listing import ID_BYTES, Listing
 
 NOW = 1_000_000.0
-
-
-def ids(text: str) -> bytes:
-    """A digest for each letter; a dot is an asset without an id."""
-    return b"".join(NO_ID if letter == "." else letter.encode().rjust(ID_BYTES, b"#") for letter in text)
 
 
 def shown(text: str, offset: int = 0, *, limit: int = 10, began: float = 0.0) -> Sight:

@@ -127,9 +127,9 @@ async def test_another_total_ends_the_generation_for_every_page(store: Store, cl
 
 
 async def test_other_ids_where_pages_overlap_end_the_generation(store: Store, clock: SteeredClock) -> None:
-    await keep(store, clock, ids="abcdefghij")
-    assert not (await keep(store, clock, at=5, began=1, ids="fghijklmno")).ended
-    assert (await keep(store, clock, at=8, began=2, ids="XYklmnopqr")).ended
+    await keep(store, clock, shows="abcdefghij")
+    assert not (await keep(store, clock, at=5, began=1, shows="fghijklmno")).ended
+    assert (await keep(store, clock, at=8, began=2, shows="XYklmnopqr")).ended
 
 
 async def test_a_404_ends_the_generation_and_a_page_ends_the_404(store: Store, clock: SteeredClock) -> None:
@@ -188,3 +188,34 @@ async def test_an_entry_without_gzip_comes_back_as_it_was(store: Store, clock: S
     bare = replace(bare, entry=replace(bare.entry, gzipped=None))
     kept = await store.keep(HERE, bare, (await store.look_up(HERE)).epoch)
     assert (await store.look_up(HERE)).entry == kept.entry
+
+
+async def test_other_pages_of_a_listing_are_read_together(store: Store, clock: SteeredClock) -> None:
+    kept = [await keep(store, clock, at=offset, shows=letter) for offset, letter in ((0, "a"), (10, "k"))]
+    pages = [address(offset=offset).page for offset in (0, 10)]
+    epoch = kept[0].entry.epoch
+    assert await store.read(HERE, pages, epoch) == [one.entry for one in kept]
+    assert await store.read(HERE, [*pages, address(offset=20).page], epoch) is None
+    assert await store.read(HERE, pages, "another") is None
+    await store.purge("a1")
+    assert await store.read(HERE, pages, (await store.look_up(HERE)).epoch) is None
+
+
+async def test_what_is_known_without_asking_is_what_would_be_told(store: Store, clock: SteeredClock) -> None:
+    entry = (await keep(store, clock, shows="a")).entry
+    glanced = store.glance(HERE)
+    if glanced is None:  # nothing is known, or trusted, without asking
+        assert store.copies([HERE.page], entry.epoch) in (None, [entry])
+        return
+    assert glanced == await store.look_up(HERE)
+    assert store.copies([HERE.page], entry.epoch) == [entry]
+    assert store.copies([HERE.page, "another"], entry.epoch) is None
+    assert store.copies([HERE.page], "another") is None
+    made = replace(entry, key="made")
+    store.hold(made)
+    assert store.copies(["made"], entry.epoch) == [made]
+    await store.purge(None)
+    after = store.glance(HERE)
+    assert after is None or after.entry is None
+    epoch = (await store.look_up(HERE)).epoch
+    assert store.copies(["made"], epoch) is None

@@ -1,0 +1,65 @@
+"""What is known of the vendor's limits."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.limits import Limits
+
+
+def learned(*seen: tuple[int, int, int], began: float = 0.0) -> Limits:
+    limits = Limits()
+    for number, (asked, printed, count) in enumerate(seen):
+        limits.learn(asked, printed, count, began + number)
+    return limits
+
+
+def test_nothing_is_known_at_first() -> None:
+    assert Limits().printed(1) is None
+    assert not Limits().delivers(1)
+    assert Limits().delivers(0)
+
+
+@pytest.mark.parametrize(
+    ("seen", "asked", "printed"),
+    [
+        ([(50, 50, 50)], 50, 50),
+        ([(50, 50, 50)], 1, 1),
+        ([(50, 50, 50)], 51, None),
+        ([(100, 50, 50)], 100, 50),
+        ([(100, 50, 50)], 99, None),
+        ([(100, 50, 50)], 50, None),
+        ([(100, 50, 50), (50, 50, 50)], 30, 30),
+        ([(100, 50, 50), (70, 50, 50)], 70, 50),
+        ([(1, 10, 10)], 1, 10),
+        # Contradictions: what was known before counts no more.
+        ([(50, 50, 50), (40, 30, 30)], 50, None),
+        ([(50, 50, 50), (40, 30, 30)], 40, 30),
+        ([(100, 50, 50), (100, 60, 60)], 100, 60),
+        ([(100, 50, 50), (90, 50, 50), (100, 60, 60)], 90, None),
+        ([(100, 50, 50), (120, 120, 120)], 100, 100),
+        ([(100, 50, 50), (40, 40, 40), (100, 100, 100)], 40, 40),
+    ],
+)
+def test_what_was_seen_is_what_is_known(seen: list[tuple[int, int, int]], asked: int, printed: int | None) -> None:
+    assert learned(*seen).printed(asked) == printed
+
+
+def test_what_began_before_a_contradiction_is_not_learned_again() -> None:
+    limits = learned((100, 100, 100), (100, 20, 20))
+    limits.learn(100, 100, 100, 0.5)
+    assert limits.printed(50) is None
+    limits.learn(100, 100, 100, 2.0)
+    assert limits.printed(50) == 50
+
+
+def test_a_limit_that_is_printed_is_not_yet_one_that_is_delivered() -> None:
+    limits = learned((1000, 1000, 5))
+    assert limits.printed(300) == 300
+    assert limits.delivers(5)
+    assert not limits.delivers(6)
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    limits = learned(*((asked, 10, 10) for asked in range(11, 5000)))
+    assert sum(limits.printed(asked) is not None for asked in range(11, 5000)) <= 1000

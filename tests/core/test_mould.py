@@ -1,0 +1,125 @@
+"""A page is put together from its own bytes, or not at all."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.mould import Figures, Mould, Piece, decode_mould, render, take_mould
+
+PLAIN = b'{"assets":[{"a":1},{"a":2},{"a":3}],"pagination":{"total":9,"offset":4,"limit":3}}'
+
+
+def taken(body: bytes) -> Mould:
+    mould = take_mould(body)
+    assert mould is not None
+    again = decode_mould(mould.encode())
+    assert again == mould
+    return mould
+
+
+def test_windows_of_a_page() -> None:
+    mould = taken(PLAIN)
+    assert mould.count == 3
+    assert render([Piece(PLAIN, mould, 0, 3)], Figures(9, 4, 3)) == PLAIN
+    assert render([Piece(PLAIN, mould, 1, 2)], Figures(12, 5, 1)) == (
+        b'{"assets":[{"a":2}],"pagination":{"total":12,"offset":5,"limit":1}}'
+    )
+
+
+def test_pages_that_were_printed_alike_go_together() -> None:
+    single = b'{"assets":[{"a":4}],"pagination":{"total":9,"offset":7,"limit":1}}'
+    pieces = [Piece(PLAIN, taken(PLAIN), 1, 3), Piece(single, taken(single), 0, 1)]
+    assert render(pieces, Figures(9, 5, 3)) == (
+        b'{"assets":[{"a":2},{"a":3},{"a":4}],"pagination":{"total":9,"offset":5,"limit":3}}'
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        b'{"assets":[{"a":4}, {"a":5}],"pagination":{"total":9,"offset":7,"limit":2}}',
+        b'{"assets":[{"a":4},{"a":5}],"pagination":{"total":9,"limit":2,"offset":7}}',
+        b'{"pagination":{"total":9,"offset":7,"limit":2},"assets":[{"a":4},{"a":5}]}',
+        b'{"assets":[{"a":4},{"a":5}],"pagination":{"total":9,"offset":7,"limit":2}}\n',
+    ],
+)
+def test_pages_that_were_not_do_not(other: bytes) -> None:
+    pieces = [Piece(PLAIN, taken(PLAIN), 0, 3), Piece(other, taken(other), 0, 2)]
+    assert render(pieces, Figures(9, 4, 5)) is None
+
+
+def test_nobody_knows_what_would_stand_between_two_assets_that_came_alone() -> None:
+    one, two = (
+        b'{"assets":[{"a":%d}],"pagination":{"total":9,"offset":%d,"limit":1}}' % (number, number) for number in (1, 2)
+    )
+    assert render([Piece(one, taken(one), 0, 1), Piece(two, taken(two), 0, 1)], Figures(9, 1, 2)) is None
+
+
+def test_an_empty_page() -> None:
+    body = b'{"assets": [ ],"pagination":{"limit":3,"offset":44,"total":9}}'
+    mould = taken(body)
+    assert mould.count == 0
+    told = render([Piece(body, mould, 0, 0)], Figures(9, 50, 1000))
+    assert told == b'{"assets": [ ],"pagination":{"limit":1000,"offset":50,"total":9}}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"assets":null,"pagination":{"total":0,"offset":0,"limit":3}}',
+        b'{"assets":[],"pagination":{"total":0,"offset":0,"limit":3},"more":1}',
+        b'{"more":1,"assets":[],"pagination":{"total":0,"offset":0,"limit":3}}',
+        b'{"assets":[],"pagination":{"total":0,"offset":0,"limit":3,"next":null}}',
+        b'{"assets":[],"pagination":{"total":0,"offset":0,"limit":3,"limit":3}}',
+        b'{"assets":[],"pagination":{"total":0,"total":0,"limit":3}}',
+        b'{"assets":[],"assets":[],"pagination":{"total":0,"offset":0,"limit":3}}',
+        b'{"pagination":{"total":0,"offset":0,"limit":3},"assets":[],"pagination":{"total":0,"offset":0,"limit":3}}',
+        b'{"assets":[{},{}, {}],"pagination":{"total":9,"offset":0,"limit":3}}',
+        b'{"assets":[{} ,{},{}],"pagination":{"total":9,"offset":0,"limit":3}}',
+        b'{"asse\\u0074s":[],"pagination":{"total":0,"offset":0,"limit":3}}',
+        b'{"assets":[],"pagination":{"total":0,"offset":0,"limit":3.0}}',
+        b'{"assets":[],"pagination":{"total":0,"offset":-0,"limit":3}}',
+        b"[]",
+        b"",
+    ],
+)
+def test_what_has_no_mould(body: bytes) -> None:
+    assert take_mould(body) is None
+
+
+def printed(assets: list[Any], figures: Figures, blank: str, between: str, *, first: bool) -> bytes:
+    listed = f'"assets"{blank}:{blank}[{blank}' + between.join(map(json.dumps, assets)) + f"{blank}]"
+    told = '"pagination":{' + f"{blank},".join(f'"{name}":{blank}{value}' for name, value in figures._asdict().items())
+    parts = [told + "}", listed] if first else [listed, told + "}"]
+    return (blank + "{" + f",{blank}".join(parts) + "}" + blank).encode()
+
+
+JSON = st.recursive(
+    st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+)
+
+
+@given(
+    assets=st.lists(st.dictionaries(st.text(), JSON, max_size=3), max_size=5),
+    window=st.tuples(st.integers(0, 5), st.integers(1, 5)),
+    blank=st.sampled_from(["", " ", "\n", "\t \r\n"]),
+    between=st.sampled_from([",", ", ", " ,\n  "]),
+    first=st.booleans(),
+)
+def test_a_window_is_what_the_same_printer_prints(
+    assets: list[Any], window: tuple[int, int], blank: str, between: str, first: bool
+) -> None:
+    start, limit = window
+    total = len(assets)
+    whole = printed(assets, Figures(total, 0, total), blank, between, first=first)
+    mould = taken(whole)
+    cut = assets[start : start + limit]
+    if not cut:
+        return
+    expected = printed(cut, Figures(total, start, limit), blank, between, first=first)
+    assert render([Piece(whole, mould, start, start + len(cut))], Figures(total, start, limit)) == expected
