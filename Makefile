@@ -23,8 +23,8 @@ check: $(VENV)/.development ## Format, lint and types.
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy
 
-bench: $(VENV)/.development ## Measure: vendor calls, freshness, eviction, memory (some minutes).
-	@for name in stampede freshness eviction memory; do \
+bench: $(VENV)/.development ## Measure: vendor calls, windows, freshness, eviction, memory (some minutes).
+	@for name in stampede windows freshness eviction memory; do \
 		echo; echo "== $$name"; $(BIN)/python tests/bench/$$name.py || exit 1; done
 
 format: $(VENV)/.development ## Put the code into shape.

@@ -113,6 +113,11 @@ class Directory(msgspec.Struct, frozen=True, array_like=True, dict=True):
         return tuple(sorted(found, key=lambda limit: limit[3]))
 
     @cached_property
+    def joins(self) -> dict[tuple[tuple[int, int], ...], bool]:
+        """Whether pages, by offset and limit, go together: what `core.windows` found out, for the next time."""
+        return {}
+
+    @cached_property
     def _by_window(self) -> dict[tuple[int, int], Sight]:
         return {(page.offset, page.limit): page for page in self.pages}
 

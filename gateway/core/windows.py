@@ -120,7 +120,7 @@ def _cover(directory: Directory, offset: int, end: int, usable: Callable[[Sight]
             return ()
         found.append(best)
         place = best.end
-    return tuple(found) if place >= end and (len(found) == 1 or _all_differ(found)) else ()
+    return tuple(found) if place >= end and (len(found) == 1 or _all_differ(directory, found)) else ()
 
 
 def _share(one: Sight, other: Sight) -> bool:
@@ -129,15 +129,19 @@ def _share(one: Sight, other: Sight) -> bool:
     return any(one.id_at(index) == other.id_at(index) != NO_ID for index in shared)
 
 
-def _all_differ(pages: Sequence[Sight]) -> bool:
+def _all_differ(directory: Directory, pages: Sequence[Sight]) -> bool:
     """Whether no asset stands at two places of what these pages show together, as one does that moved meanwhile."""
-    ids: list[bytes] = []
-    place = pages[0].offset
-    for page in pages:
-        ids += (page.id_at(index) for index in range(place, page.end))
-        place = page.end
-    known = [one for one in ids if one != NO_ID]
-    return len(known) == len(set(known))
+    chain = tuple((page.offset, page.limit) for page in pages)
+    known = directory.joins.get(chain)
+    if known is None:
+        ids: list[bytes] = []
+        place = pages[0].offset
+        for page in pages:
+            ids += (page.id_at(index) for index in range(place, page.end))
+            place = page.end
+        proven = [one for one in ids if one != NO_ID]
+        known = directory.joins[chain] = len(proven) == len(set(proven))
+    return known
 
 
 def _beyond(directory: Directory, offset: int, usable: Callable[[Sight], bool]) -> tuple[Sight, ...]:
