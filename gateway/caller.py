@@ -1,4 +1,4 @@
-"""Asks a running gateway, for the commands that do: whether it is alive, and to purge."""
+"""Asks a running gateway, for the commands that do: whether it is alive, and to purge; tells `warm` where it is."""
 
 from __future__ import annotations
 
@@ -40,12 +40,24 @@ def purge(server: ServerOptions, ops: OpsOptions, *, url: str | None, token: str
     headers = {"Content-Type": "application/json"} | ({} if token is None else {"Authorization": f"Bearer {token}"})
     status, body = _ask(connection, "POST", "/admin/purge", json.dumps(order), headers)
     if status != 200:
-        raise Refused(_reason(status, body))
+        raise Refused(reason(status, body))
 
 
 def reachable_host(host: str) -> str:
     """A host to connect to where one is listened on: every host is reached by loopback."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+
+
+def client_listener(server: ServerOptions) -> str:
+    """The URL at which this machine reaches the configured listener for clients."""
+    scheme = "http" if server.tls_cert_file is None else "https"
+    host = reachable_host(server.host)
+    return f"{scheme}://[{host}]:{server.port}" if ":" in host else f"{scheme}://{host}:{server.port}"
+
+
+def own_tls() -> ssl.SSLContext:
+    """TLS to the configured listener: the certificate names the public host, and who is asked is on this machine."""
+    return ssl._create_unverified_context()  # noqa: S323, SLF001
 
 
 def _listener(server: ServerOptions, ops: OpsOptions, timeout: float) -> HTTPConnection:
@@ -54,22 +66,13 @@ def _listener(server: ServerOptions, ops: OpsOptions, timeout: float) -> HTTPCon
     host = reachable_host(server.host)
     if server.tls_cert_file is None:
         return HTTPConnection(host, server.port, timeout=timeout)
-    # The certificate names the public host; what is asked here is the process on this machine.
-    context = ssl._create_unverified_context()  # noqa: S323, SLF001
-    return HTTPSConnection(host, server.port, timeout=timeout, context=context)
+    return HTTPSConnection(host, server.port, timeout=timeout, context=own_tls())
 
 
 def _at(url: str, timeout: float) -> HTTPConnection:
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = None
-    if host is None or parts.scheme not in ("http", "https"):
-        raise NotReached(f"{url} is no http:// or https:// URL")
-    if parts.scheme == "https":
-        return HTTPSConnection(host, port, timeout=timeout)
-    return HTTPConnection(host, port, timeout=timeout)
+    parts = urlsplit(url)
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    return kind(parts.hostname or "", parts.port, timeout=timeout)
 
 
 def _ask(
@@ -86,7 +89,8 @@ def _ask(
         connection.close()
 
 
-def _reason(status: int, body: bytes) -> str:
+def reason(status: int, body: bytes) -> str:
+    """What an answer that is no success says."""
     try:
         error: Any = json.loads(body)["error"]
         return f"{status} {error['code']}: {error['message']}"

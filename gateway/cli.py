@@ -9,13 +9,19 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from gateway import __version__
+from gateway.argument_types import count, gateway_url, number, port, rate, team_name
 from gateway.settings import ConfigurationError, Loaded, load, read_secret, schema_text
 
 FINE, FAILED, USAGE, CONFIGURATION, UNREACHABLE = 0, 1, 2, 3, 4
+
+
+class _BadUsage(Exception):
+    """What the arguments name cannot be used; the message is one line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
+    except _BadUsage as error:
+        print(error, file=sys.stderr)
+        return USAGE
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return CONFIGURATION
@@ -93,13 +102,7 @@ def _healthcheck(arguments: argparse.Namespace) -> int:
 def _purge(arguments: argparse.Namespace) -> int:
     from gateway.caller import NotReached, Refused, purge  # noqa: PLC0415 - as above
 
-    token = None
-    if arguments.token_file is not None:
-        try:
-            token = read_secret(arguments.token_file)
-        except OSError as error:
-            print(f"--token-file {arguments.token_file}: {error.strerror}", file=sys.stderr)
-            return USAGE
+    token = _token(arguments.token_file)
     settings = _load(arguments).settings
     try:
         purge(settings.server, settings.ops, url=arguments.url, token=token, aoi_id=arguments.aoi)
@@ -111,6 +114,79 @@ def _purge(arguments: argparse.Namespace) -> int:
         return FAILED
     print("purged everything" if arguments.aoi is None else f"purged {arguments.aoi}")
     return FINE
+
+
+def _warm(arguments: argparse.Namespace) -> int:
+    import asyncio  # noqa: PLC0415 - as above
+
+    from gateway.caller import NotReached, client_listener, own_tls  # noqa: PLC0415 - as above
+    from gateway.clock import SystemClock  # noqa: PLC0415 - as above
+    from gateway.progress import printable, shown  # noqa: PLC0415 - as above
+    from gateway.warm import warm  # noqa: PLC0415 - as above
+
+    aoi_ids = list(_aoi_ids(arguments))
+    if not aoi_ids:
+        raise _BadUsage("no AOI ids: give --aoi ID, --file FILE, or - for standard input")
+    token = _token(arguments.token_file)
+    settings = _load(arguments).settings
+    try:
+        with shown(sys.stderr) as watch:
+            tally = asyncio.run(
+                warm(
+                    arguments.url or client_listener(settings.server),
+                    aoi_ids,
+                    clock=SystemClock(),
+                    token=token,
+                    tls=own_tls() if arguments.url is None else None,
+                    limit=arguments.limit or min(100, settings.query.max_limit),
+                    concurrency=arguments.concurrency,
+                    rate=arguments.rate,
+                    watch=watch,
+                )
+            )
+    except NotReached as error:
+        print(error, file=sys.stderr)
+        return UNREACHABLE
+    print(
+        f"warmed {tally.aois - len(tally.failures)} of {tally.aois} AOIs: {tally.pages} pages, "
+        f"{tally.pages - tally.hits} fetched, {tally.hits} hits, in {tally.seconds:.1f} s",
+        flush=True,
+    )
+    for aoi_id, why in tally.failures.items():
+        print(printable(f"{aoi_id}: {why}"), file=sys.stderr)
+    return FAILED if tally.failures else FINE
+
+
+def _aoi_ids(arguments: argparse.Namespace) -> Iterator[str]:
+    """The ids from all sources that the arguments name."""
+    from gateway.warm import ids_in  # noqa: PLC0415 - as above
+
+    # `--aoi A B -` is read as three ids, though standard input is meant.
+    yield from (aoi_id for aoi_id in arguments.aoi if aoi_id != "-")
+    try:
+        for path in arguments.file:
+            if path != "-":
+                yield from ids_in(Path(path).read_text(encoding="utf-8-sig"))
+        if arguments.stdin or "-" in (*arguments.aoi, *arguments.file):
+            path = "-"
+            yield from ids_in(sys.stdin.buffer.read().decode("utf-8-sig"))
+    except OSError as error:
+        raise _BadUsage(f"{path}: {error.strerror}") from None
+    except ValueError:  # UnicodeDecodeError, or a name with a NUL in it
+        raise _BadUsage(f"{path}: is no text file in UTF-8") from None
+
+
+def _token(path: str | None) -> str | None:
+    """The token in a file. The path is not printed: it may be the token itself, put in the wrong place."""
+    if path is None:
+        return None
+    try:
+        token = read_secret(path)
+    except OSError as error:
+        raise _BadUsage(f"--token-file: {error.strerror}") from None
+    if token is None or not (token.isascii() and token.isprintable()):
+        raise _BadUsage("--token-file: holds no token")
+    return token
 
 
 def _schema(_: argparse.Namespace) -> int:
@@ -157,9 +233,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--port", type=int, help="port of the gateway (server.port)")
 
     mock = command("mock-vendor", _mock_vendor, "run the stand-in vendor alone, on loopback")
-    mock.add_argument("--port", type=_port, default=8081, help="port to listen on; 0 takes a free one (default: 8081)")
+    mock.add_argument("--port", type=port, default=8081, help="port to listen on; 0 takes a free one (default: 8081)")
     mock.add_argument("--key", help="the key that it asks for (default: a random one, which is printed)")
-    mock.add_argument("--aois", type=_count, default=20, help="how many AOIs it has (default: 20)")
+    mock.add_argument("--aois", type=count, default=20, help="how many AOIs it has (default: 20)")
     mock.add_argument("--seed", type=int, default=0, help="what the AOIs are made from (default: 0)")
 
     command("check", _check, "validate the configuration without serving")
@@ -168,8 +244,27 @@ def _parser() -> argparse.ArgumentParser:
     what = purge.add_mutually_exclusive_group(required=True)
     what.add_argument("--aoi", metavar="ID", help="the AOI whose pages end")
     what.add_argument("--all", action="store_true", help="everything ends")
-    purge.add_argument("--url", help="where the gateway is (default: the configured listener)")
+    purge.add_argument("--url", type=gateway_url, help="where the gateway is (default: the configured listener)")
     purge.add_argument("--token-file", metavar="FILE", help="file with a token that has the scope admin")
+
+    warm = command("warm", _warm, "fill the cache of a running gateway: ask for every page of these AOIs")
+    warm.add_argument("--aoi", metavar="ID", nargs="+", action="extend", default=[], help="AOIs to warm")
+    warm.add_argument(
+        "--file", metavar="FILE", action="append", default=[],
+        help="file with an AOI id on each line; blank lines and # comments are skipped",
+    )  # fmt: skip
+    warm.add_argument("stdin", metavar="-", nargs="?", choices=["-"], help="read such lines from standard input")
+    warm.add_argument("--concurrency", metavar="N", type=number, default=4, help="AOIs in flight at once (default: 4)")
+    warm.add_argument(
+        "--rate", metavar="N", type=rate, default=20.0, help="requests per second, more than 0 (default: 20)"
+    )
+    warm.add_argument(
+        "--limit", metavar="N", type=number,
+        help="assets per page; windows of any smaller size are cut from these pages "
+        "(default: 100, or query.max_limit if that is less)",
+    )  # fmt: skip
+    warm.add_argument("--url", type=gateway_url, help="where the gateway is (default: the configured listener)")
+    warm.add_argument("--token-file", metavar="FILE", help="file with a client token that may read these AOIs")
 
     command("schema", _schema, "print the JSON Schema of the configuration")
     command("openapi", _openapi, "print the OpenAPI document")
@@ -178,28 +273,6 @@ def _parser() -> argparse.ArgumentParser:
     new = token.add_subparsers(required=True, metavar="COMMAND").add_parser(
         "new", help="print a new token, once, and the line for the configuration", parents=[common]
     )
-    new.add_argument("--team", required=True, type=_team_name, help="name of the team")
+    new.add_argument("--team", required=True, type=team_name, help="name of the team")
     new.set_defaults(run=_token_new)
     return parser
-
-
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError("a port is 0 to 65535")
-    return number
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError("not less than 0")
-    return number
-
-
-def _team_name(text: str) -> str:
-    from gateway.core.options import RESERVED_TEAM_NAMES, TEAM_NAME  # noqa: PLC0415 - as above
-
-    if not TEAM_NAME.fullmatch(text) or text in RESERVED_TEAM_NAMES:
-        raise argparse.ArgumentTypeError("a team's name is 1 to 64 of A-Z a-z 0-9 _ -, and not anonymous or unknown")
-    return text

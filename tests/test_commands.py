@@ -63,6 +63,7 @@ def get(port: int, path: str, **headers: str) -> tuple[int, dict[str, str], byte
         ["schema"],
         ["openapi"],
         ["purge"],
+        ["warm"],
         ["token"],
         ["token", "new"],
     ],
@@ -202,7 +203,7 @@ async def test_serve_answers_logs_and_drains(processes: list[Process], vendor: M
     healthy = await asyncio.to_thread(run, "healthcheck", environ={"GATEWAY_SERVER__PORT": str(port)})
     assert healthy.returncode == 0
     vendor.set_behaviour(delay=1.2)
-    slow = asyncio.create_task(asyncio.to_thread(get, port, path + "?offset=5"))
+    slow = asyncio.create_task(asyncio.to_thread(get, port, f"/v0/aois/{vendor.aoi_ids[0]}/assets"))
     await until(lambda: len(vendor.requests) == 2)
     process.process.send_signal(signal.SIGTERM)
     await asyncio.to_thread(process.wait_for, "stopping")
