@@ -226,7 +226,7 @@ async def test_serve_answers_logs_and_drains(processes: list[Process], vendor: H
     healthy = await asyncio.to_thread(run, "healthcheck", environ={"GATEWAY_SERVER__PORT": str(port)})
     assert healthy.returncode == 0
     let_go = vendor.hold()
-    slow = asyncio.create_task(asyncio.to_thread(get, port, path + "?offset=5"))
+    slow = asyncio.create_task(asyncio.to_thread(get, port, f"/v0/aois/{vendor.aoi_ids[3]}/assets"))
     await until(lambda: len(vendor.requests) == 2)
     process.process.send_signal(signal.SIGTERM)
     await asyncio.to_thread(process.wait_for, "stopping")
