@@ -8,21 +8,30 @@ from pathlib import Path
 
 import pytest
 from harness import VENDOR_KEY, Play, playing
+from holding_vendor import HoldingVendor
+from hypothesis import HealthCheck, settings
 from real_redis import RealRedis
 
-from gateway.mock_vendor import MockVendor
+# How long an example takes tells of the machine and of whatever else runs on it.
+settings.register_profile(
+    "any machine",
+    parent=settings(),
+    deadline=None,
+    suppress_health_check=[*settings().suppress_health_check, HealthCheck.too_slow],
+)
+settings.load_profile("any machine")
 
 
 @pytest.fixture
-async def vendor() -> AsyncIterator[MockVendor]:
-    vendor = MockVendor(key=VENDOR_KEY)
+async def vendor() -> AsyncIterator[HoldingVendor]:
+    vendor = HoldingVendor(key=VENDOR_KEY)
     await vendor.start()
     yield vendor
     await vendor.stop()
 
 
 @pytest.fixture
-def vendor_url(vendor: MockVendor) -> str:
+def vendor_url(vendor: HoldingVendor) -> str:
     return vendor.url
 
 

@@ -47,3 +47,6 @@ class Facts(list[NamedTuple]):
 
     def __call__(self, fact: NamedTuple) -> None:
         self.append(fact)
+
+    def count_of(self, kind: type[NamedTuple]) -> int:
+        return len([fact for fact in self if isinstance(fact, kind)])

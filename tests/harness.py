@@ -16,8 +16,8 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,12 @@ from gateway.settings import load
 ROOT = Path(__file__).parents[1]
 # Held by no file, and odd enough to be found wherever it leaks: the slash and the plus change when encoded.
 VENDOR_KEY = "k3y/With+Odd=Characters.0123456789"
+# A net under a wait for what must come, and no measure of how soon it comes.
+PATIENCE = 30.0
+# The gateway rightly does without a Redis that takes longer than 50 ms, which a healthy one does now and then where the
+# machine is busy. Plays about something else wait; plays about a Redis that hangs name a time-out of their own.
+REDIS_TIMEOUT = 5.0
+REDIS_ENVIRON = {"GATEWAY_CACHE__REDIS_TIMEOUT": str(REDIS_TIMEOUT)}
 
 
 class SteeredClock(SystemClock):
@@ -41,15 +47,20 @@ class SteeredClock(SystemClock):
     def __init__(self) -> None:
         super().__init__()
         self.skipped = 0.0
+        self._stopped: float | None = None
 
     def now(self) -> float:
-        return super().now() + self.skipped
+        return (super().now() if self._stopped is None else self._stopped) + self.skipped
 
     def correct(self, now: float) -> None:
         super().correct(now + self.skipped)  # what was skipped is meant
 
     def skip(self, seconds: float) -> None:
         self.skipped += seconds
+
+    def stop(self) -> None:
+        """Let wall time pass by `skip` alone, so that ages come out exact however long a request takes."""
+        self._stopped = super().now()
 
 
 @dataclass
@@ -112,9 +123,22 @@ class Play:
         async with self.session.get(self.ops_url + "/metrics") as response:
             return parse_metrics(await response.text())
 
+    async def reaches(self, series: str, value: float) -> None:
+        """Wait until a metric is at least this."""
+        async with asyncio.timeout(PATIENCE):
+            while (await self.metrics())[series] < value:
+                pass  # each look is a request, and so a turn of the loop
+
     def log_lines(self) -> list[dict[str, Any]]:
         self.writer.close()
+        self.writer._thread.join()  # it goes on where close() gives up, and nobody holds it up here
         return [json.loads(line) for line in self.log.getvalue().splitlines()]
+
+
+def hit(told: str, ttl: int, *, window: bool = True) -> bool:
+    """Whether Cache-Status tells of a hit with so many seconds left, or a few less on a slow machine."""
+    found = re.fullmatch(r"hit; ttl=(-?\d+)(; detail=window)?", told)
+    return found is not None and ttl - 20 < int(found[1]) <= ttl and bool(found[2]) == window
 
 
 async def talk(port: int, data: bytes, *, seconds: float = 5.0) -> bytes:
@@ -138,16 +162,19 @@ def parse_metrics(text: str) -> dict[str, float]:
     return {series: float(value) for series, value in pairs}
 
 
-async def until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], *, seconds: float = PATIENCE) -> None:
     """Wait for something that is seen from outside only; fails when it does not come."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
             await asyncio.sleep(0.005)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
+@contextmanager
+def nobody_at() -> Iterator[int]:
+    """A port that refuses connections, and that nobody else is given meanwhile: it is taken, but not listened on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 @asynccontextmanager
@@ -159,9 +186,8 @@ async def playing(
 ) -> AsyncIterator[Play]:
     """Start a gateway with these settings over the defaults, on free ports."""
     ops = flags.get("ops.port") is not None
-    settings = load(
-        environ=environ or {}, flags={"upstream.api_key": VENDOR_KEY, "server.port": 0, **flags}, use_file=False
-    ).settings
+    usual = {"upstream.api_key": VENDOR_KEY, "server.port": 0, "cache.redis_timeout": REDIS_TIMEOUT}
+    settings = load(environ=environ or {}, flags={**usual, **flags}, use_file=False).settings
     keys = key_ring(settings)
     log = io.BytesIO()
     writer = LineWriter(log, keys.withhold)
@@ -204,7 +230,11 @@ class Process:
                 return found
         raise AssertionError(f"{pattern!r} never came; it said: {''.join(self.lines)}")
 
-    def end(self, number: signal.Signals = signal.SIGTERM, *, seconds: float = 20.0) -> int:
+    def port(self) -> int:
+        """Wait until a gateway listens, and tell where."""
+        return int(self.wait_for(r"listening.*http://127\.0\.0\.1:(\d+)")[1])
+
+    def end(self, number: signal.Signals = signal.SIGTERM, *, seconds: float = 60.0) -> int:
         """Send a signal, read what it still says, and give its exit code."""
         self.process.send_signal(number)
         out, _ = self.process.communicate(timeout=seconds)
@@ -238,6 +268,6 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run `pixxel-gateway` with these arguments to its end."""
     return subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=30, check=False,
+        command(*arguments), capture_output=True, text=True, timeout=100, check=False,
         env=clean_environment(environ), cwd=cwd or ROOT,
     )  # fmt: skip

@@ -16,7 +16,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import ROOT, VENDOR_KEY, Process, clean_environment, command, free_port, run, spawn, until
+from harness import (
+    PATIENCE,
+    REDIS_ENVIRON,
+    ROOT,
+    VENDOR_KEY,
+    Process,
+    clean_environment,
+    command,
+    nobody_at,
+    run,
+    spawn,
+    until,
+)
+from holding_vendor import HoldingVendor
 from real_redis import RealRedis
 
 from gateway.mock_vendor import MockVendor
@@ -39,16 +52,26 @@ def processes() -> Iterator[list[Process]]:
 def serve(processes: list[Process], **environ: str) -> tuple[Process, int]:
     process = spawn("serve", "--port", "0", environ={**KEY, **environ})
     processes.append(process)
-    return process, int(process.wait_for(r"listening.*http://127\.0\.0\.1:(\d+)")[1])
+    return process, process.port()
 
 
 def get(port: int, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     connection.request("GET", path, headers=headers)
     response = connection.getresponse()
     found = (response.status, dict(response.getheaders()), response.read())
     connection.close()
     return found
+
+
+async def listens(port: int) -> bool:
+    """Whether connections are still taken."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionError:
+        return False
+    writer.close()
+    return True
 
 
 @pytest.mark.parametrize(
@@ -192,8 +215,9 @@ def test_the_stand_in_vendor_alone(processes: list[Process]) -> None:
     assert process.end(signal.SIGINT) == 0
 
 
-async def test_serve_answers_logs_and_drains(processes: list[Process], vendor: MockVendor) -> None:
-    process, port = await asyncio.to_thread(serve, processes, GATEWAY_UPSTREAM__BASE_URL=vendor.url)
+async def test_serve_answers_logs_and_drains(processes: list[Process], vendor: HoldingVendor) -> None:
+    environ = {"GATEWAY_UPSTREAM__BASE_URL": vendor.url, "GATEWAY_SERVER__DRAIN": "3"}
+    process, port = await asyncio.to_thread(lambda: serve(processes, **environ))
     path = f"/v0/aois/{vendor.aoi_ids[2]}/assets"
     status, headers, _ = await asyncio.to_thread(get, port, path)
     assert (status, headers["Cache-Status"]) == (200, "pixxel-gateway; fwd=miss; fwd-status=200; stored")
@@ -202,14 +226,19 @@ async def test_serve_answers_logs_and_drains(processes: list[Process], vendor: M
     assert VENDOR_KEY.encode() not in shown
     healthy = await asyncio.to_thread(run, "healthcheck", environ={"GATEWAY_SERVER__PORT": str(port)})
     assert healthy.returncode == 0
-    vendor.set_behaviour(delay=1.2)
-    slow = asyncio.create_task(asyncio.to_thread(get, port, f"/v0/aois/{vendor.aoi_ids[0]}/assets"))
+    let_go = vendor.hold()
+    slow = asyncio.create_task(asyncio.to_thread(get, port, f"/v0/aois/{vendor.aoi_ids[3]}/assets"))
     await until(lambda: len(vendor.requests) == 2)
     process.process.send_signal(signal.SIGTERM)
     await asyncio.to_thread(process.wait_for, "stopping")
     status, headers, body = await asyncio.to_thread(get, port, "/readyz")
     assert (status, headers["Connection"]) == (503, "close")
     assert json.loads(body)["error"]["code"] == "draining"
+    async with asyncio.timeout(PATIENCE):
+        while await listens(port):
+            pass
+    assert not slow.done()
+    let_go.set()
     assert (await slow)[0] == 200  # what was in flight is finished
     out, _ = await asyncio.to_thread(process.process.communicate)
     assert process.process.returncode == 0
@@ -221,7 +250,7 @@ async def test_serve_answers_logs_and_drains(processes: list[Process], vendor: M
 async def test_nothing_stored_is_lost_by_a_restart_with_redis(
     processes: list[Process], vendor: MockVendor, real_redis: RealRedis
 ) -> None:
-    environ = {"GATEWAY_UPSTREAM__BASE_URL": vendor.url, "GATEWAY_CACHE__URL": real_redis.url}
+    environ = {**REDIS_ENVIRON, "GATEWAY_UPSTREAM__BASE_URL": vendor.url, "GATEWAY_CACHE__URL": real_redis.url}
     path = f"/v0/aois/{vendor.aoi_ids[2]}/assets"
     process, port = await asyncio.to_thread(lambda: serve(processes, **environ))
     first = await asyncio.to_thread(get, port, path)
@@ -235,12 +264,13 @@ async def test_nothing_stored_is_lost_by_a_restart_with_redis(
 
 
 async def test_redis_that_is_down_at_start_stops_nobody(processes: list[Process], vendor: MockVendor) -> None:
-    environ = {"GATEWAY_UPSTREAM__BASE_URL": vendor.url, "GATEWAY_CACHE__URL": f"redis://127.0.0.1:{free_port()}/0"}
-    process, port = await asyncio.to_thread(lambda: serve(processes, **environ))
-    for _ in range(20):
-        assert (await asyncio.to_thread(get, port, f"/v0/aois/{vendor.aoi_ids[2]}/assets"))[0] == 200
-    assert (await asyncio.to_thread(get, port, "/readyz"))[0] == 200
-    assert await asyncio.to_thread(process.end, signal.SIGINT) == 0
+    with nobody_at() as redis_port:
+        environ = {"GATEWAY_UPSTREAM__BASE_URL": vendor.url, "GATEWAY_CACHE__URL": f"redis://127.0.0.1:{redis_port}/0"}
+        process, port = await asyncio.to_thread(lambda: serve(processes, **environ))
+        for _ in range(20):
+            assert (await asyncio.to_thread(get, port, f"/v0/aois/{vendor.aoi_ids[2]}/assets"))[0] == 200
+        assert (await asyncio.to_thread(get, port, "/readyz"))[0] == 200
+        assert await asyncio.to_thread(process.end, signal.SIGINT) == 0
     assert len([line for line in process.lines if "redis does not answer" in line]) == 1
 
 

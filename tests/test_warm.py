@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import trustme
 from aiohttp import web
-from harness import ROOT, Play, clean_environment, command, free_port, playing, run, spawn, until
+from harness import ROOT, Play, clean_environment, command, nobody_at, playing, run, spawn, until
 
 from gateway.caller import NotReached
 from gateway.cli import main
@@ -245,12 +245,13 @@ async def test_what_is_no_gateway_fails(vendor: MockVendor) -> None:
 
 
 async def test_nobody_there_is_4_and_one_line() -> None:
-    url = f"http://127.0.0.1:{free_port()}"
-    told = await asyncio.to_thread(run, "warm", "--aoi", "a", "b", "--url", url)
-    assert (told.returncode, told.stdout) == (4, "")
-    assert told.stderr == f"no gateway answers at {url}: ClientConnectorError\n"
-    with pytest.raises(NotReached):
-        await warm(url, ["a"] * 20, clock=SystemClock(), **QUICK)
+    with nobody_at() as port:
+        url = f"http://127.0.0.1:{port}"
+        told = await asyncio.to_thread(run, "warm", "--aoi", "a", "b", "--url", url)
+        assert (told.returncode, told.stdout) == (4, "")
+        assert told.stderr == f"no gateway answers at {url}: ClientConnectorError\n"
+        with pytest.raises(NotReached):
+            await warm(url, ["a"] * 20, clock=SystemClock(), **QUICK)
 
 
 async def test_a_token_opens_and_is_not_told(vendor: MockVendor, tmp_path: Path) -> None:

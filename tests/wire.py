@@ -35,16 +35,19 @@ def request(
     return b"\r\n".join((*head, *lines, b"", b"")) + body
 
 
-async def until_closed(port: int, pieces: bytes | Iterable[bytes], *, seconds: float = 5.0) -> bytes:
-    """Send, and read until the other side closes, which it must do in time and without a reset."""
+async def until_closed(port: int, pieces: bytes | Iterable[bytes], *, seconds: float = 10.0) -> bytes:
+    """Send, and read until the other side closes, which it must do without a reset, and before it has to as idle."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    # Read all the while: once the answer is there and ended, what is still sent may well be reset.
+    reading = asyncio.create_task(reader.read())
     try:
         for piece in (pieces,) if isinstance(pieces, bytes) else pieces:
             writer.write(piece)
             await asyncio.sleep(0)
         async with asyncio.timeout(seconds):
-            return await reader.read()
+            return await reading
     finally:
+        reading.cancel()
         writer.close()
 
 

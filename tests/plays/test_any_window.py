@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from harness import Play, Reply, playing, until
+from harness import PATIENCE, Play, Reply, hit, playing, until
 from real_redis import RealRedis
 
 from gateway.mock_vendor import MockVendor
@@ -50,8 +50,8 @@ async def test_a_window_is_cut_from_a_page(play: Play, vendor: MockVendor, offse
     play.clock.skip(7)
     window = await has(play, vendor, offset, limit)
     detail = "" if (offset, limit) == (0, 100) else "; detail=window"
-    assert window.cache == f"hit; ttl={292}{detail}"
-    assert window.headers["Age"] == "7"
+    assert hit(window.cache, 292, window=bool(detail))
+    assert 7 <= int(window.headers["Age"]) < 27
     assert window.headers["X-Listing-Generation"] == whole.headers["X-Listing-Generation"]
     assert asked(vendor) == ["0+100"]
     result = "window" if detail else "hit"
@@ -116,8 +116,8 @@ async def test_the_weakest_page_gives_lifetime_and_age(play: Play, vendor: MockV
     play.clock.skip(20)
     await has(play, vendor, 49, 50)
     window = await has(play, vendor, 30, 40)
-    assert window.cache == "hit; ttl=9; detail=window"
-    assert window.headers["Age"] == "20"
+    assert hit(window.cache, 9)
+    assert 20 <= int(window.headers["Age"]) < 30
 
 
 async def test_a_window_in_grace_refreshes_its_pages(play: Play, vendor: MockVendor) -> None:
@@ -131,14 +131,14 @@ async def test_a_window_in_grace_refreshes_its_pages(play: Play, vendor: MockVen
     await until(lambda: len(vendor.requests) == 4)
     await until(lambda: not play.gateway._cache._errands._flights._under_way)
     assert sorted(asked(vendor)[2:]) == ["0+60", "59+60"]
-    assert (await has(play, vendor, 30, 60)).cache == "hit; ttl=299; detail=window"
+    assert hit((await has(play, vendor, 30, 60)).cache, 299)
 
 
 async def test_a_fresh_window_goes_before_an_exact_page_in_grace(play: Play, vendor: MockVendor) -> None:
     await has(play, vendor, 10, 10)
     play.clock.skip(310)
     await has(play, vendor, 0, 100)
-    assert (await has(play, vendor, 10, 10)).cache == "hit; ttl=299; detail=window"
+    assert hit((await has(play, vendor, 10, 10)).cache, 299)
     play.clock.skip(310)  # both are in grace or worse now, and the exact page is past it
     assert "detail=window" in (await has(play, vendor, 10, 10)).cache
 
@@ -267,7 +267,7 @@ async def test_an_asset_that_moved_is_not_shown_twice(play: Play, vendor: MockVe
 
 @pytest.fixture
 async def replicas(vendor: MockVendor, real_redis: RealRedis) -> AsyncIterator[list[Play]]:
-    flags = {"upstream.base_url": vendor.url, "cache.url": real_redis.url, "cache.redis_timeout": 5.0}
+    flags = {"upstream.base_url": vendor.url, "cache.url": real_redis.url}
     async with playing(flags) as one, playing(flags) as two:
         for play in (one, two):
             await until(lambda play=play: play.gateway._store._word.heard)  # type: ignore[misc]
@@ -303,6 +303,6 @@ async def test_a_purge_ends_windows_everywhere(replicas: list[Play], vendor: Moc
     async with one.session.post(one.ops_url + "/admin/purge", json={"aoi_id": AOI}) as response:
         assert response.status == 200
     assert (await has(one, vendor, 10, 10)).cache == "fwd=miss; fwd-status=200; stored"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while "detail=window" in (await has(two, vendor, 20, 10)).cache:
             pass

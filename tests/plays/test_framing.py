@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 import pytest_asyncio
-from harness import VENDOR_KEY, Play, free_port, parse_metrics, playing, spawn, until
+from harness import VENDOR_KEY, Play, parse_metrics, playing, spawn, until
 from wire import answers, request, until_closed
 
 from gateway.mock_vendor import MockVendor
@@ -233,13 +233,12 @@ async def test_a_request_that_two_might_read_differently_goes_nowhere(
 
 async def test_the_same_holds_of_a_process_on_its_own_loop(vendor: MockVendor) -> None:
     """`serve` runs on uvloop, whose transports are others than asyncio's."""
-    port = free_port()
     gateway = spawn(
-        "serve", "--port", str(port),
+        "serve", "--port", "0",
         environ={"GATEWAY_UPSTREAM__BASE_URL": vendor.url, "GATEWAY_UPSTREAM__API_KEY": VENDOR_KEY},
     )  # fmt: skip
     try:
-        await asyncio.to_thread(gateway.wait_for, "listening")
+        port = await asyncio.to_thread(gateway.port)
         for name, case in CASES.items():
             judge(name, case, await until_closed(port, case.data + HIDDEN))
         assert vendor.requests == []

@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 from harness import Play, playing, until
-
-from gateway.mock_vendor import MockVendor
+from holding_vendor import HoldingVendor
 
 AOI = "a1"
 
 
 @pytest.fixture
-def vendor(vendor: MockVendor) -> MockVendor:
+def vendor(vendor: HoldingVendor) -> HoldingVendor:
     listed: list[dict[str, Any]] = [{"id": f"asset-{number:04}", "status": "success"} for number in range(55)]
     vendor.set_assets(AOI, listed)
     return vendor
@@ -26,7 +25,7 @@ async def crawl(play: Play, *offsets: int, limit: int = 10) -> list[str]:
     return [(await play.page(AOI, f"?offset={offset}&limit={limit}")).cache for offset in offsets]
 
 
-def asked(vendor: MockVendor) -> list[int]:
+def asked(vendor: HoldingVendor) -> list[int]:
     """The offsets that the vendor was asked for."""
     return [int(request.target.partition("offset=")[2].partition("&")[0]) for request in vendor.requests]
 
@@ -39,7 +38,7 @@ async def settled(play: Play) -> None:
 MISS = "fwd=miss; fwd-status=200; stored"
 
 
-async def test_from_the_third_page_on_the_next_one_is_there(play: Play, vendor: MockVendor) -> None:
+async def test_from_the_third_page_on_the_next_one_is_there(play: Play, vendor: HoldingVendor) -> None:
     assert await crawl(play, 0, 10) == [MISS, MISS]
     await settled(play)
     assert asked(vendor) == [0, 10]
@@ -57,24 +56,31 @@ async def test_from_the_third_page_on_the_next_one_is_there(play: Play, vendor: 
     assert asked(vendor) == [0, 10, 20, 30, 40, 50]  # and never past the end
 
 
-async def test_what_is_no_crawl(play: Play, vendor: MockVendor) -> None:
+async def test_what_is_no_crawl(play: Play, vendor: HoldingVendor) -> None:
     await crawl(play, 0, 10, 30, 40, 0, 0, 0)
     await crawl(play, 50, limit=5)
     await settled(play)
     assert asked(vendor) == [0, 10, 30, 40, 50]
 
 
-async def test_a_client_that_comes_too_soon_joins_the_fetch(play: Play, vendor: MockVendor) -> None:
+async def test_a_client_that_comes_too_soon_joins_the_fetch(play: Play, vendor: HoldingVendor) -> None:
     await crawl(play, 0, 10)
-    vendor.set_behaviour(delay=0.3)
-    await crawl(play, 20)
+    let_go = vendor.hold()
+    early = asyncio.create_task(crawl(play, 20))
+    await until(lambda: len(vendor.requests) == 3)
+    let_go.set()
+    let_go = vendor.hold()
+    await early
     await until(lambda: len(vendor.requests) == 4)
-    assert await crawl(play, 30) == [MISS + "; collapsed"]
+    soon = asyncio.create_task(crawl(play, 30))
+    await play.reaches("gateway_http_requests_in_flight", 1 + 1)
+    let_go.set()
+    assert await soon == [MISS + "; collapsed"]
     await settled(play)
     assert asked(vendor)[:4] == [0, 10, 20, 30]
 
 
-async def test_nothing_is_fetched_ahead_while_the_vendor_is_busy(play: Play, vendor: MockVendor) -> None:
+async def test_nothing_is_fetched_ahead_while_the_vendor_is_busy(play: Play, vendor: HoldingVendor) -> None:
     await crawl(play, 0, 10)
     vendor.set_behaviour(aoi_id="busy", hang=60)
     other = asyncio.create_task(play.page("busy"))
@@ -86,26 +92,26 @@ async def test_nothing_is_fetched_ahead_while_the_vendor_is_busy(play: Play, ven
 
 
 @pytest.fixture
-async def eager(vendor: MockVendor) -> AsyncIterator[Play]:
+async def eager(vendor: HoldingVendor) -> AsyncIterator[Play]:
     async with playing({"upstream.base_url": vendor.url, "cache.prefetch": 2}) as running:
         yield running
 
 
-async def test_more_than_one_page_ahead(eager: Play, vendor: MockVendor) -> None:
+async def test_more_than_one_page_ahead(eager: Play, vendor: HoldingVendor) -> None:
     await crawl(eager, 0, 10, 20)
     await until(lambda: len(vendor.requests) == 5)
     await settled(eager)
     assert asked(vendor) == [0, 10, 20, 30, 40]
 
 
-async def test_it_can_be_switched_off(vendor: MockVendor) -> None:
+async def test_it_can_be_switched_off(vendor: HoldingVendor) -> None:
     async with playing({"upstream.base_url": vendor.url, "cache.prefetch": 0}) as play:
         await crawl(play, 0, 10, 20)
         await settled(play)
     assert asked(vendor) == [0, 10, 20]
 
 
-async def test_a_vendor_that_reduces_the_limit_is_crawled_by_what_it_sends(play: Play, vendor: MockVendor) -> None:
+async def test_a_vendor_that_reduces_the_limit_is_crawled_by_what_it_sends(play: Play, vendor: HoldingVendor) -> None:
     vendor.set_behaviour(max_limit=10)
     await crawl(play, 0, 10, 20, limit=100)
     await until(lambda: len(vendor.requests) == 4)
@@ -113,7 +119,7 @@ async def test_a_vendor_that_reduces_the_limit_is_crawled_by_what_it_sends(play:
     assert asked(vendor) == [0, 10, 20, 30]
 
 
-async def test_a_failure_ahead_is_nobodys(play: Play, vendor: MockVendor) -> None:
+async def test_a_failure_ahead_is_nobodys(play: Play, vendor: HoldingVendor) -> None:
     await crawl(play, 0, 10)
     vendor.set_behaviour(status=200, times=1)
     await crawl(play, 20)

@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from harness import VENDOR_KEY, Process, Reply, spawn, until
+from harness import REDIS_ENVIRON, VENDOR_KEY, Process, Reply, spawn, until
 from real_redis import RealRedis
 from redis.asyncio import Redis
 
@@ -23,6 +23,7 @@ class Fleet:
 
     def __init__(self, vendor: MockVendor, redis: RealRedis) -> None:
         self.environ = {
+            **REDIS_ENVIRON,
             "GATEWAY_UPSTREAM__BASE_URL": vendor.url,
             "GATEWAY_UPSTREAM__API_KEY": VENDOR_KEY,
             "GATEWAY_CACHE__URL": redis.url,
@@ -36,8 +37,7 @@ class Fleet:
         started = [spawn("serve", "--port", "0", environ=self.environ) for _ in range(count)]
         self.processes += started
         for process in started:
-            found = await asyncio.to_thread(process.wait_for, r"listening.*http://127\.0\.0\.1:(\d+)")
-            self.ports.append(int(found[1]))
+            self.ports.append(await asyncio.to_thread(process.port))
 
     async def get(self, replica: int, path: str) -> Reply:
         async with self.session.get(f"http://127.0.0.1:{self.ports[replica]}{path}") as response:
@@ -91,7 +91,8 @@ async def test_followers_survive_the_death_of_the_lease_holder(fleet: Fleet, ven
     fleet.processes[replica].process.send_signal(signal.SIGKILL)
     replies = await asyncio.gather(*followers)
     assert {reply.status for reply in replies} == {200}
-    assert time.monotonic() - began < 3.0 + 2.0  # the lease, and a vendor and a machine that take their time
+    # The lease, and a machine that takes its time; who is told by nobody gives up at the deadline, after fifteen.
+    assert time.monotonic() - began < 3.0 + 6.0
     assert len(vendor.requests) == 2
     leader.cancel()
     await asyncio.gather(leader, return_exceptions=True)

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from harness import Play, Reply, playing, until
+from harness import Play, Reply, hit, playing, until
+from holding_vendor import HoldingVendor
 from real_redis import RealRedis
 
-from gateway.mock_vendor import MockVendor
 from gateway.tokens import new_token
 
 AOI = "a1"
@@ -21,32 +21,32 @@ def assets(count: int, *, first: str = "asset") -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def vendor(vendor: MockVendor) -> MockVendor:
+def vendor(vendor: HoldingVendor) -> HoldingVendor:
     vendor.set_assets(AOI, assets(47))
     return vendor
 
 
 @pytest.fixture
-async def play(vendor: MockVendor) -> AsyncIterator[Play]:
+async def play(vendor: HoldingVendor) -> AsyncIterator[Play]:
     async with playing({"upstream.base_url": vendor.url, "cache.chunk": 20, "cache.prefetch": 0}) as running:
         yield running
 
 
-async def has(play: Play, vendor: MockVendor, offset: int, limit: int) -> Reply:
+async def has(play: Play, vendor: HoldingVendor, offset: int, limit: int) -> Reply:
     """Ask for a window, which must be what the vendor would say now."""
     reply = await play.page(AOI, f"?offset={offset}&limit={limit}")
     assert (reply.status, reply.body) == (200, vendor.listing(AOI, offset, limit))
     return reply
 
 
-def asked(vendor: MockVendor) -> list[str]:
+def asked(vendor: HoldingVendor) -> list[str]:
     """What the vendor was asked for, as `offset+limit`."""
     return [
         request.target.partition("?")[2].replace("offset=", "").replace("&limit=", "+") for request in vendor.requests
     ]
 
 
-async def test_one_crawl_pays_for_every_page_size(play: Play, vendor: MockVendor) -> None:
+async def test_one_crawl_pays_for_every_page_size(play: Play, vendor: HoldingVendor) -> None:
     for limit in (10, 7, 21, 13):
         for offset in range(0, 47, limit):
             await has(play, vendor, offset, limit)
@@ -55,27 +55,28 @@ async def test_one_crawl_pays_for_every_page_size(play: Play, vendor: MockVendor
     assert counted['gateway_cache_requests_total{result="miss"}'] == 3
 
 
-async def test_what_an_answer_says(play: Play, vendor: MockVendor) -> None:
+async def test_what_an_answer_says(play: Play, vendor: HoldingVendor) -> None:
     assert (await has(play, vendor, 3, 5)).cache == "fwd=miss; fwd-status=200; stored"
-    assert (await has(play, vendor, 3, 5)).cache == "hit; ttl=299; detail=window"
+    assert hit((await has(play, vendor, 3, 5)).cache, 299)
     play.clock.skip(1000)
     assert (await has(play, vendor, 3, 5)).cache == "fwd=stale; fwd-status=200; stored"
     assert asked(vendor) == ["0+21", "0+21"]
 
 
 async def test_a_window_over_two_stretches_asks_for_both_at_once_when_the_length_is_known(
-    play: Play, vendor: MockVendor
+    play: Play, vendor: HoldingVendor
 ) -> None:
     await has(play, vendor, 45, 10)
     assert asked(vendor) == ["40+21"]
-    vendor.set_behaviour(delay=0.2)
+    let_go = vendor.hold()
     waiting = asyncio.create_task(has(play, vendor, 5, 20))
     await until(lambda: len(vendor.requests) == 3)  # the second is asked for before the first has answered
+    let_go.set()
     assert (await waiting).cache == "fwd=miss; fwd-status=200; stored"
     assert sorted(asked(vendor)) == ["0+21", "20+21", "40+21"]
 
 
-async def test_windows_past_the_end_and_of_an_empty_listing(play: Play, vendor: MockVendor) -> None:
+async def test_windows_past_the_end_and_of_an_empty_listing(play: Play, vendor: HoldingVendor) -> None:
     await has(play, vendor, 60, 10)
     await has(play, vendor, 100, 3)
     assert asked(vendor) == ["60+21"]
@@ -84,21 +85,24 @@ async def test_windows_past_the_end_and_of_an_empty_listing(play: Play, vendor: 
     assert (await play.page("empty", "?limit=5")).cache.endswith("detail=window")
 
 
-async def test_a_404_is_a_404(play: Play, vendor: MockVendor) -> None:
+async def test_a_404_is_a_404(play: Play, vendor: HoldingVendor) -> None:
     reply = await play.page("unheard-of")
     assert (reply.status, reply.code) == (404, "not_found")
-    assert (await play.page("unheard-of", "?offset=3")).cache == "hit; ttl=29"
+    assert hit((await play.page("unheard-of", "?offset=3")).cache, 29, window=False)
     assert len(vendor.requests) == 1
 
 
-async def test_herds_for_many_windows_share_a_stretch(play: Play, vendor: MockVendor) -> None:
-    vendor.set_behaviour(delay=0.3, times=1)
-    replies = await asyncio.gather(*(has(play, vendor, number, 5) for number in range(15)))
+async def test_herds_for_many_windows_share_a_stretch(play: Play, vendor: HoldingVendor) -> None:
+    let_go = vendor.hold()
+    herd = asyncio.gather(*(has(play, vendor, number, 5) for number in range(15)))
+    await play.reaches("gateway_http_requests_in_flight", 15 + 1)
+    let_go.set()
+    replies = await herd
     assert asked(vendor) == ["0+21"]
     assert sum(reply.cache == "fwd=miss; fwd-status=200; stored; collapsed" for reply in replies) == 14
 
 
-async def test_a_change_between_two_stretches(play: Play, vendor: MockVendor) -> None:
+async def test_a_change_between_two_stretches(play: Play, vendor: HoldingVendor) -> None:
     await has(play, vendor, 0, 20)
     vendor.set_assets(AOI, assets(48, first="other"))
     reply = await has(play, vendor, 10, 20)  # both from after the change, or nothing
@@ -106,27 +110,27 @@ async def test_a_change_between_two_stretches(play: Play, vendor: MockVendor) ->
     assert (await has(play, vendor, 0, 5)).headers["X-Listing-Generation"] == reply.headers["X-Listing-Generation"]
 
 
-async def test_a_vendor_that_allows_less_is_asked_for_less(play: Play, vendor: MockVendor) -> None:
+async def test_a_vendor_that_allows_less_is_asked_for_less(play: Play, vendor: HoldingVendor) -> None:
     vendor.set_behaviour(max_limit=11)
     for offset in range(0, 47, 5):
         await has(play, vendor, offset, 5)
     assert asked(vendor) == ["0+21", "0+11", "10+11", "20+11", "30+11", "40+11"]
 
 
-async def test_wide_windows_are_learned_first_and_joined_then(play: Play, vendor: MockVendor) -> None:
+async def test_wide_windows_are_learned_first_and_joined_then(play: Play, vendor: HoldingVendor) -> None:
     await has(play, vendor, 0, 30)
     await has(play, vendor, 15, 30)
     assert asked(vendor) == ["0+30", "0+21", "20+21", "40+21"] or asked(vendor) == ["0+30", "20+21", "40+21"]
 
 
-async def test_where_stretches_are_no_use_pages_are_fetched_as_they_are(play: Play, vendor: MockVendor) -> None:
+async def test_where_stretches_are_no_use_pages_are_fetched_as_they_are(play: Play, vendor: HoldingVendor) -> None:
     vendor.set_assets(AOI, None)
     for offset in range(3):
         await has(play, vendor, offset, 5)
     assert asked(vendor) == ["0+21", "0+5", "1+5", "2+5"]
 
 
-async def test_a_client_that_refreshes_refreshes_the_stretch(vendor: MockVendor) -> None:
+async def test_a_client_that_refreshes_refreshes_the_stretch(vendor: HoldingVendor) -> None:
     token, digest = new_token()
     flags = {
         "upstream.base_url": vendor.url,
@@ -144,7 +148,7 @@ async def test_a_client_that_refreshes_refreshes_the_stretch(vendor: MockVendor)
         assert again.cache.startswith("hit")
 
 
-async def test_the_vendor_fails_and_old_stretches_serve(play: Play, vendor: MockVendor) -> None:
+async def test_the_vendor_fails_and_old_stretches_serve(play: Play, vendor: HoldingVendor) -> None:
     await has(play, vendor, 0, 5)
     play.clock.skip(1000)
     vendor.set_behaviour(status=501)
@@ -152,17 +156,20 @@ async def test_the_vendor_fails_and_old_stretches_serve(play: Play, vendor: Mock
     assert (await play.page(AOI, "?offset=30")).status == 502
 
 
-async def test_replicas_share_stretches(vendor: MockVendor, real_redis: RealRedis) -> None:
+async def test_replicas_share_stretches(vendor: HoldingVendor, real_redis: RealRedis) -> None:
     flags = {
         "upstream.base_url": vendor.url,
         "cache.url": real_redis.url,
-        "cache.redis_timeout": 5.0,
         "cache.chunk": 20,
         "cache.prefetch": 0,
     }
     async with playing(flags) as one, playing(flags) as two:
-        vendor.set_behaviour(delay=0.3)
-        await asyncio.gather(*(has(play, vendor, offset, 6) for play in (one, two) for offset in range(12)))
+        let_go = vendor.hold()
+        herd = asyncio.gather(*(has(play, vendor, offset, 6) for play in (one, two) for offset in range(12)))
+        for play in (one, two):
+            await play.reaches("gateway_http_requests_in_flight", 12 + 1)
+        let_go.set()
+        await herd
         assert asked(vendor) == ["0+21"]
         vendor.reset()
         for offset in range(0, 47, 6):

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import VENDOR_KEY, Play, free_port, playing, until
+from harness import PATIENCE, VENDOR_KEY, Play, Reply, nobody_at, playing, until
+from holding_vendor import HoldingVendor
 
 from gateway.mock_vendor import MockVendor
-
-QUICK = {"upstream.connect_timeout": 1, "upstream.attempt_timeout": 0.5, "upstream.deadline": 0.8}
 
 
 @pytest.fixture
 async def quick(vendor: MockVendor) -> AsyncIterator[Play]:
-    async with playing({"upstream.base_url": vendor.url, **QUICK}) as running:
+    """A gateway that waits for an answer no longer than the machine may need for one."""
+    async with playing({"upstream.base_url": vendor.url, "upstream.attempt_timeout": 1.5}) as running:
         yield running
 
 
@@ -103,36 +103,40 @@ async def test_one_bad_answer_is_tried_again_within_the_request(play: Play, vend
     assert metrics['gateway_upstream_retries_total{reason="reset"}'] == 2
 
 
-async def test_a_hang_ends_at_the_deadline(quick: Play, vendor: MockVendor) -> None:
-    vendor.set_behaviour(hang=True)
-    began = time.monotonic()
-    replies = await asyncio.gather(*(quick.page(vendor.aoi_ids[2]) for _ in range(5)))
-    assert [reply.status for reply in replies] == [504] * 5
-    assert 0.75 < time.monotonic() - began < 2.5  # the deadline is 0.8 s; the machine may be busy
+async def test_a_hang_ends_at_the_deadline(vendor: MockVendor) -> None:
+    flags = {"upstream.base_url": vendor.url, "upstream.attempt_timeout": 60, "upstream.deadline": 0.8}
+    async with playing(flags) as play:
+        vendor.set_behaviour(hang=True)
+        began = time.monotonic()
+        replies = await asyncio.gather(*(play.page(vendor.aoi_ids[2]) for _ in range(5)))
+        assert [reply.status for reply in replies] == [504] * 5
+        assert 0.75 < time.monotonic() - began < 10  # the machine may be busy, and an attempt would take a minute
 
 
-async def test_patience_ends_before_the_deadline_where_an_old_page_is_at_hand(vendor: MockVendor) -> None:
+async def test_patience_ends_before_the_deadline_where_an_old_page_is_at_hand(vendor: HoldingVendor) -> None:
     aoi_id = vendor.aoi_ids[2]
     async with playing({"upstream.base_url": vendor.url, "upstream.patience": 0.1}) as play:
         good = await play.page(aoi_id)
         play.clock.skip(1000)
-        vendor.set_behaviour(delay=0.5)
+        let_go = vendor.hold()
         old = await play.page(aoi_id)
         assert (old.body, old.cache) == (good.body, "fwd=stale; detail=stale-if-error")
-        # The fetch went on, and is stored once it lands.
-        async with asyncio.timeout(10):
+        # The fetch goes on, and is stored once it lands.
+        let_go.set()
+        async with asyncio.timeout(PATIENCE):
             while (reply := await play.page(aoi_id)).cache.endswith("stale-if-error"):
                 assert reply.body == good.body
-        assert reply.headers["Age"] == "0"
+        assert int(reply.headers["Age"]) < 1000
         assert len(vendor.requests) == 2
 
 
 @pytest.mark.parametrize("base_url", ["http://127.0.0.1:{port}", "http://no-such-host.invalid"])
 async def test_nobody_there_is_502(base_url: str) -> None:
-    async with playing({"upstream.base_url": base_url.format(port=free_port())}) as play:
-        reply = await play.page("a1")
-        assert (reply.status, reply.code) == (502, "upstream_unreachable")
-        assert (await play.metrics())['gateway_upstream_requests_total{code="connect"}'] == 2
+    with nobody_at() as port:
+        async with playing({"upstream.base_url": base_url.format(port=port)}) as play:
+            reply = await play.page("a1")
+            assert (reply.status, reply.code) == (502, "upstream_unreachable")
+            assert (await play.metrics())['gateway_upstream_requests_total{code="connect"}'] == 2
 
 
 async def test_the_previous_key_bridges_a_rotation(vendor: MockVendor) -> None:
@@ -165,38 +169,55 @@ async def test_an_error_that_echoes_the_key_is_not_passed_on(play: Play, vendor:
         assert VENDOR_KEY.encode() not in reply.body
 
 
-async def test_places_and_queue_are_bounded(vendor: MockVendor) -> None:
+async def test_places_and_queue_are_bounded(vendor: HoldingVendor) -> None:
     flags = {"upstream.base_url": vendor.url, "upstream.max_concurrency": 2, "upstream.max_queue": 3}
     async with playing(flags) as play:
-        vendor.set_behaviour(delay=0.3)
-        replies = await asyncio.gather(*(play.page(vendor.aoi_ids[2], f"?offset={n}") for n in range(10)))
-        refused = [reply for reply in replies if reply.status == 503]
-        assert len(refused) == 5
-        assert {reply.code for reply in refused} == {"overloaded"}
+        let_go = vendor.hold()
+        asking = [asyncio.create_task(play.page(vendor.aoi_ids[2], f"?offset={n}")) for n in range(10)]
+        await until(lambda: sum(task.done() for task in asking) == 5)
+        refused = [task.result() for task in asking if task.done()]
+        assert {(reply.status, reply.code) for reply in refused} == {(503, "overloaded")}
         assert all(int(reply.headers["Retry-After"]) >= 1 for reply in refused)
+        let_go.set()
+        assert sorted([reply.status for reply in await asyncio.gather(*asking)]) == [200] * 5 + [503] * 5
         metrics = await play.metrics()
         assert metrics["gateway_upstream_in_flight"] == metrics["gateway_upstream_queued"] == 0
 
 
-async def test_a_thousand_askers_are_one_call_and_share_an_error(play: Play, vendor: MockVendor) -> None:
-    vendor.set_behaviour(delay=0.2)
-    replies = await asyncio.gather(*(play.page(vendor.aoi_ids[2]) for _ in range(200)))
+async def all_wait(play: Play, count: int) -> None:
+    """Until so many requests are being answered, besides the one that asks."""
+    await play.reaches("gateway_http_requests_in_flight", count + 1)
+
+
+async def test_a_thousand_askers_are_one_call_and_share_an_error(play: Play, vendor: HoldingVendor) -> None:
+    async def at_once(aoi_id: str) -> list[Reply]:
+        let_go = vendor.hold()
+        asking = [asyncio.create_task(play.page(aoi_id)) for _ in range(200)]
+        await all_wait(play, 200)
+        let_go.set()
+        return await asyncio.gather(*asking)
+
+    replies = await at_once(vendor.aoi_ids[2])
     assert {reply.status for reply in replies} == {200}
     assert sum(reply.cache.endswith("collapsed") for reply in replies) == 199
     assert len(vendor.requests) == 1
     vendor.reset()
-    vendor.set_behaviour(delay=0.2, status=501)
-    replies = await asyncio.gather(*(play.page(vendor.aoi_ids[3]) for _ in range(200)))
+    vendor.set_behaviour(status=501)
+    replies = await at_once(vendor.aoi_ids[3])
     assert {reply.status for reply in replies} == {502}
     assert len(vendor.requests) == 1
 
 
-async def test_a_leader_that_leaves_takes_nobody_along(play: Play, vendor: MockVendor) -> None:
-    vendor.set_behaviour(delay=0.3)
+async def test_a_leader_that_leaves_takes_nobody_along(play: Play, vendor: HoldingVendor) -> None:
+    let_go = vendor.hold()
     leader = asyncio.create_task(play.page(vendor.aoi_ids[2]))
     await until(lambda: len(vendor.requests) == 1)
     followers = [asyncio.create_task(play.page(vendor.aoi_ids[2])) for _ in range(5)]
+    await all_wait(play, 6)
     leader.cancel()
+    await asyncio.wait([leader])
+    await play.metrics()  # by now the gateway knows that it left
+    let_go.set()
     assert {(await follower).status for follower in followers} == {200}
     assert len(vendor.requests) == 1
 
@@ -216,7 +237,7 @@ async def test_a_key_file_that_changes_is_used_without_a_restart(vendor: MockVen
         aside = tmp_path / "aside"
         aside.write_text("another-key\n", encoding="utf-8")
         aside.replace(file)  # as a mounted Secret changes
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while (await play.metrics())["gateway_upstream_key_loaded_timestamp_seconds"] == loaded:
                 pass  # each look is a request, and so a turn of the loop
         assert (await play.page(aoi_id, "?offset=1")).status == 200

@@ -66,10 +66,11 @@ async def test_the_vendors_lifetime_goes_before_ours(
 ) -> None:
     telling.headers = headers
     async with playing({"upstream.base_url": telling.url}) as play:
+        play.clock.stop()
         await play.page("a1")
+        play.clock.skip(0.5)
         reply = await play.page("a1")
-        assert reply.cache in (f"hit; ttl={ttl}", f"hit; ttl={ttl - 1}")
-        assert int(reply.headers["Age"]) in (age, age + 1)
+        assert (reply.cache, reply.headers["Age"]) == (f"hit; ttl={ttl - 1}", str(age))
         assert telling.calls == 1
 
 
@@ -87,17 +88,20 @@ async def test_neither_grace_nor_keep_where_the_vendor_forbids_old_pages(telling
 async def test_the_vendors_headers_can_be_overruled(telling: Vendor) -> None:
     telling.headers = {"Cache-Control": "no-store"}
     async with playing({"upstream.base_url": telling.url, "upstream.cache_control": "ignore"}) as play:
+        play.clock.stop()
         assert (await play.page("a1")).cache == "fwd=miss; fwd-status=200; stored"
-        assert (await play.page("a1")).cache in ("hit; ttl=300", "hit; ttl=299")
+        play.clock.skip(0.5)
+        assert (await play.page("a1")).cache == "hit; ttl=299"
 
 
 async def test_no_page_outlives_its_links(telling: Vendor) -> None:
     async with playing({"upstream.base_url": telling.url}) as play:
+        play.clock.stop()
         ends = int(play.clock.now()) + 200
         link = f"https://s/x?Expires={ends}\\u0026Signature=y"
         telling.body = PAGE.replace(b'"status"', f'"path":"{link}","status"'.encode())
         reply = await play.page("a1")
-        assert (await play.page("a1")).cache in ("hit; ttl=139", "hit; ttl=138")
+        assert (await play.page("a1")).cache == "hit; ttl=139"
         play.clock.skip(141)
         telling.status = 503
         assert (await play.page("a1")).status == 503  # not even though the vendor fails

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import fakeredis
 import pytest
 from entries import address, candidate
-from harness import SteeredClock
+from harness import REDIS_TIMEOUT, SteeredClock
 from real_redis import RealRedis
 
 from gateway.stores.base import Kept, Store
@@ -29,7 +29,7 @@ def ignore(_: NamedTuple) -> None:
 
 def tiers(client: Client, clock: SteeredClock) -> tuple[RedisStore, TieredStore]:
     """Redis alone, and with memory in front; nobody listens, so that memory is trusted for a while only."""
-    calls = RedisCalls(client, timeout=1.0, clock=clock, observe=ignore)
+    calls = RedisCalls(client, timeout=REDIS_TIMEOUT, clock=clock, observe=ignore)
     far = RedisStore(calls, Connections(), prefix="test", clock=clock, observe=ignore)
     word = WordOfRedis(calls, far, clock)
     near = Shelves(1_000_000, ignore)
@@ -54,10 +54,10 @@ async def store(request: pytest.FixtureRequest, clock: SteeredClock) -> AsyncIte
             client: Client = fakeredis.FakeAsyncRedis()
         elif kind.endswith("cluster"):
             cluster: RealRedis = request.getfixturevalue("real_cluster")
-            client = connect(cluster.url, 1.0)
+            client = connect(cluster.url, REDIS_TIMEOUT)
         else:
             server: RealRedis = request.getfixturevalue("real_redis")
-            client = connect(server.url, 1.0)
+            client = connect(server.url, REDIS_TIMEOUT)
         far, tiered = tiers(client, clock)
         made = tiered if kind.startswith("tiered") else far
     yield made
