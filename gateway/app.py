@@ -23,6 +23,7 @@ from gateway.core.query import QueryRules, key_scope
 from gateway.core.teams import Roster
 from gateway.errands import Errands
 from gateway.flights.lease import Alone, Leases, Turns
+from gateway.gate import Gate, NoReplicas
 from gateway.journal import Journal
 from gateway.key_files import follow
 from gateway.keys import KeyRing, Slot
@@ -34,6 +35,7 @@ from gateway.stores.memory import MemoryStore, Shelves
 from gateway.stores.redis import RedisStore
 from gateway.stores.redis_calls import RedisCalls
 from gateway.stores.redis_client import Connections, connect
+from gateway.stores.shared import SharedPause
 from gateway.stores.tiered import TieredStore
 from gateway.stores.word import WordOfRedis
 from gateway.stretches import Stretches
@@ -86,9 +88,12 @@ class Gateway:
             self._sinks.append(AccessLog(writer, log_form, clock).observe)
         writer.subscribe(self._observe)
         self._lifecycle = Lifecycle()
-        self._upstream = Upstream(settings.upstream, keys, clock=clock, chance=chance, observe=self._observe)
         self._listening: Callable[[], Coroutine[Any, Any, None]] | None = None
-        self._store, turns = self._build_store()
+        self._scope = key_scope(settings.upstream.base_url, settings.upstream.account)
+        self._store, turns, self._gate = self._build_store()
+        self._upstream = Upstream(
+            settings.upstream, keys, self._gate, clock=clock, chance=chance, observe=self._observe
+        )
         self._cache = self._build_cache(turns, chance)
         self._client_router, self._ops_router = self._build_routers(example_aoi)
         self._listeners: list[Listener] = []
@@ -140,11 +145,12 @@ class Gateway:
             if path is not None:
                 self._run(follow(path, slot, self._keys, read=read_secret, clock=self._clock, observe=self._observe))
 
-    def _build_store(self) -> tuple[Store, Turns]:
+    def _build_store(self) -> tuple[Store, Turns, Gate]:
         options = self._settings.cache
         clock, observe = self._clock, self._observe
         if not self._settings.uses_redis:
-            return MemoryStore(options.memory_max_bytes, clock, observe), Alone(clock)
+            gate = Gate(self._settings.upstream, NoReplicas(), clock=clock, observe=observe)
+            return MemoryStore(options.memory_max_bytes, clock, observe), Alone(clock), gate
         connections = Connections()
         client = connect(self._settings.cache_url.get_secret_value(), options.redis_timeout, connections)
         calls = RedisCalls(client, timeout=options.redis_timeout, clock=clock, observe=observe)
@@ -153,17 +159,21 @@ class Gateway:
         near = Shelves(options.memory_max_bytes, observe)
         store = TieredStore(near, far, word, max_age=options.memory_max_age, clock=clock, observe=observe)
         leases = Leases(calls.run, prefix=far.prefix, clock=clock)
-        self._listening = partial(word.run, {far.channel: store.hear, leases.channel: leases.hear}, store.upset)
-        return store, leases
+        pause = SharedPause(calls, prefix=far.prefix, scope=self._scope, clock=clock)
+        gate = Gate(self._settings.upstream, pause, clock=clock, observe=observe)
+        pause.listener = gate.hear
+        listeners = {far.channel: store.hear, leases.channel: leases.hear, pause.channel: pause.hear}
+        self._listening = partial(word.run, listeners, store.upset, pause.look)
+        return store, leases, gate
 
     def _build_cache(self, turns: Turns, chance: Callable[[], float]) -> Cache:
         upstream, cache = self._settings.upstream, self._settings.cache
         clock, observe = self._clock, self._observe
         limits = Limits()
-        scope = key_scope(upstream.base_url, upstream.account)
-        windows = Windows(self._store, limits, scope=scope, clock=clock, observe=observe)
+        windows = Windows(self._store, limits, scope=self._scope, clock=clock, observe=observe)
         errands = Errands(
-            store=self._store, turns=turns, fetch=self._upstream.fetch, limits=limits, lifetimes=cache.lifetimes,
+            store=self._store, turns=turns, fetch=self._upstream.fetch, check=self._upstream.check, limits=limits,
+            lifetimes=cache.lifetimes,
             deadline=upstream.deadline, clock=clock, chance=chance, observe=observe,
         )  # fmt: skip
         return Cache(
@@ -175,7 +185,7 @@ class Gateway:
             deadline=upstream.deadline,
             patience=upstream.patience,
             prefetch=cache.prefetch,
-            idle=lambda: self._upstream.idle,
+            idle=lambda: self._gate.idle,
             clock=clock,
             observe=observe,
         )

@@ -14,7 +14,14 @@ from typing import Literal, NamedTuple
 from gateway.clock import Clock
 from gateway.core.admission import Candidate, Fetched, admit
 from gateway.core.entry import Entry
-from gateway.core.errors import StoreDown, UpstreamError, UpstreamRefusal, UpstreamTimeout
+from gateway.core.errors import (
+    StoreDown,
+    UpstreamCircuitOpen,
+    UpstreamError,
+    UpstreamOverloaded,
+    UpstreamRefusal,
+    UpstreamTimeout,
+)
 from gateway.core.facts import GenerationEnded, Observe, UpstreamFellShort, VendorForbidsStoring
 from gateway.core.limits import Limits
 from gateway.core.options import Lifetimes
@@ -66,7 +73,10 @@ class Brought(NamedTuple):
 
 
 class Errands:
-    """Flights under way; each may take `deadline` seconds."""
+    """Flights under way; each may take `deadline` seconds.
+
+    `check` raises the UpstreamError that is certain to come of asking the vendor now, if there is one.
+    """
 
     def __init__(
         self,
@@ -74,6 +84,7 @@ class Errands:
         store: Store,
         turns: Turns,
         fetch: FetchPage,
+        check: Callable[[AssetsQuery], None],
         limits: Limits,
         lifetimes: Lifetimes,
         deadline: float,
@@ -84,6 +95,7 @@ class Errands:
         self._store = store
         self._turns = turns
         self._fetch = fetch
+        self._check = check
         self._limits = limits
         self._lifetimes = lifetimes
         self._deadline = deadline
@@ -117,6 +129,7 @@ class Errands:
         deadline = self._clock.monotonic() + self._deadline
         waited = False
         while True:
+            self._check(errand.query)  # before it is our turn, which is better somebody else's then
             async with self._turns.take(errand.name) as turn:
                 if turn.failure is not None:
                     raise turn.failure
@@ -127,7 +140,9 @@ class Errands:
                     try:
                         return await self._fetched(errand, deadline)
                     except (UpstreamError, UpstreamRefusal) as error:
-                        turn.failure = error
+                        # What keeps this replica from asking need not keep the others.
+                        if not isinstance(error, UpstreamCircuitOpen | UpstreamOverloaded):
+                            turn.failure = error
                         raise
             if self._clock.monotonic() >= deadline:
                 raise UpstreamTimeout("another replica is still fetching it")

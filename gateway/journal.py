@@ -39,6 +39,14 @@ class Journal:
                 self._sometimes(f"upstream {error}", "the vendor failed", error=error, why=message)
             case facts.KeyRefused(status):
                 self._sometimes("key refused", "the vendor refused the key; is it still valid?", status=status)
+            case facts.BreakerTurned("open"):
+                _log.warning("the vendor failed too often in a row and is left alone for a moment")
+            case facts.BreakerTurned("closed"):
+                _log.info("the vendor answers again")
+            case facts.VendorPaused(until):
+                _log.warning("the vendor asked for a pause", extra={"seconds": round(until - self._clock.now(), 1)})
+            case facts.VendorResumed():
+                _log.info("the vendor's pause is over")
             case facts.CorruptValue(reason):
                 self._sometimes("corrupt", "a stored value could not be read and is treated as a miss", why=reason)
             case facts.VendorForbidsStoring() if not self._forbidden_told:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
@@ -19,6 +19,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from gateway import __version__
 from gateway.core import facts
+from gateway.core.breaker import BreakerState
 
 _REQUEST_BUCKETS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
@@ -29,7 +30,8 @@ _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 _CACHE_RESULTS = ("hit", "window", "stale", "miss", "coalesced", "stale_if_error", "negative", "refresh", "bypass")
 _REDIS_COMMANDS = (
-    "mget", "file", "mint", "lease", "release", "renew", "pttl", "set", "getex", "publish", "time", "info", "ping",
+    "mget", "file", "mint", "lease", "release", "renew", "pttl", "set", "get", "getex", "publish", "time", "info",
+    "ping", "pause", "resume",
 )  # fmt: skip
 _UPSTREAM_CODES = ("200", "404", "429", "500", "502", "503", "504", "timeout", "connect", "tls", "reset", "invalid")
 
@@ -165,6 +167,17 @@ class Metrics:
         loaded = self._gauge("gateway_upstream_key_loaded_timestamp_seconds", "When the vendor key was read")
         refusals = self._counter("gateway_upstream_key_refusals_total", "Times the vendor refused a key")
 
+        paused = self._gauge(
+            "gateway_upstream_paused_until_timestamp_seconds", "Until when the vendor asked for a pause"
+        )
+        state = _Kept(self._gauge("gateway_upstream_breaker_state", "1 for the breaker's state", "state"))
+
+        def turned(now: facts.BreakerTurned) -> None:
+            for name in get_args(BreakerState):
+                state(name).set(name == now.state)
+
+        turned(facts.BreakerTurned("closed"))
+
         def called(fact: facts.UpstreamCalled) -> None:
             calls(fact.code).inc()
             duration.observe(fact.duration)
@@ -175,6 +188,8 @@ class Metrics:
 
         self._sinks[facts.UpstreamCalled] = called
         self._sinks[facts.UpstreamQueue] = queue
+        self._sinks[facts.BreakerTurned] = turned
+        self._sinks[facts.VendorPaused] = lambda fact: paused.set(fact.until)
         self._sinks[facts.UpstreamRetried] = lambda fact: retries(fact.reason).inc()
         self._sinks[facts.KeyLoaded] = lambda fact: loaded.set(fact.at)
         self._sinks[facts.KeyRefused] = lambda _: refusals.inc()

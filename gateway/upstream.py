@@ -21,12 +21,16 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from gateway import __version__
+from gateway.bodies import CutShort, read_body
 from gateway.clock import Clock
 from gateway.core.admission import Fetched
 from gateway.core.cache_control import VendorCaching, vendor_caching
 from gateway.core.errors import (
     UpstreamBroken,
+    UpstreamCircuitOpen,
     UpstreamError,
+    UpstreamOverloaded,
+    UpstreamRateLimited,
     UpstreamRefusedKey,
     UpstreamTimeout,
     UpstreamTooLarge,
@@ -37,18 +41,26 @@ from gateway.core.listing import MAX_ENVELOPE_BYTES
 from gateway.core.options import UpstreamOptions
 from gateway.core.query import AssetsQuery
 from gateway.core.retry import RETRYABLE_STATUS, RetryBudget, backoff
-from gateway.core.vendor_answer import read_answer
+from gateway.core.vendor_answer import read_answer, wished_pause
+from gateway.gate import Gate
 from gateway.keys import KeyRing, VendorKey
-from gateway.places import Places
 
-_PIECE = 65_536
+# What the gate says instead of asking.
+_NOT_ASKED = (UpstreamCircuitOpen, UpstreamOverloaded, UpstreamRateLimited)
 
 
 class Upstream:
     """The vendor. `open` before the first fetch, `close` after the last."""
 
     def __init__(
-        self, options: UpstreamOptions, keys: KeyRing, *, clock: Clock, chance: Callable[[], float], observe: Observe
+        self,
+        options: UpstreamOptions,
+        keys: KeyRing,
+        gate: Gate,
+        *,
+        clock: Clock,
+        chance: Callable[[], float],
+        observe: Observe,
     ) -> None:
         self._options = options
         self._keys = keys
@@ -56,7 +68,7 @@ class Upstream:
         self._chance = chance
         self._observe = observe
         self._budget = RetryBudget(options.retry_ratio)
-        self._places = Places(options.max_concurrency, options.max_queue, observe)
+        self._gate = gate
         self._proxy = None if options.proxy is None else options.proxy.get_secret_value()
         self._session: aiohttp.ClientSession | None = None
 
@@ -76,10 +88,9 @@ class Upstream:
         if self._session is not None:
             await self._session.close()
 
-    @property
-    def idle(self) -> bool:
-        """Whether no call is in flight and none waits."""
-        return self._places.idle
+    def check(self, query: AssetsQuery) -> None:
+        """Raise the UpstreamError that is certain to come of a fetch now, because the vendor may not be asked."""
+        self._gate.check(query.aoi_id, self._keys.in_order())
 
     async def fetch(self, query: AssetsQuery, request_id: str, deadline: float) -> Fetched:
         """Ask the vendor for one page, until `deadline` on the monotonic clock at the latest.
@@ -106,50 +117,68 @@ class Upstream:
 
     async def _with_either_key(self, query: AssetsQuery, request_id: str, deadline: float) -> _Answer:
         """Ask with the current key and, if that one is refused, once with the previous one."""
-        for key in self._keys.in_order():
-            answer = await self._with_retries(query, request_id, key, deadline)
+        keys = self._keys.in_order()
+        begun = self._gate.begin(query.aoi_id, keys)
+        statuses: tuple[int, ...] = ()
+        for key in keys:
+            fetch = _Fetch(query, request_id, deadline, keys, begun)
+            answer = await self._with_retries(fetch, key)
             if answer.status not in (401, 403):
+                self._gate.accepted(query.aoi_id)
                 return answer
             self._observe(KeyRefused(answer.status))
-        raise UpstreamRefusedKey("the vendor refused our key", status=answer.status)
+            statuses += (answer.status,)
+        self._gate.refused(query.aoi_id, statuses)
+        raise UpstreamRefusedKey("the vendor refused our key", status=statuses[-1])
 
-    async def _with_retries(self, query: AssetsQuery, request_id: str, key: VendorKey, deadline: float) -> _Answer:
-        self._budget.called()
+    async def _with_retries(self, fetch: _Fetch, key: VendorKey) -> _Answer:
         attempt = 1
-        while True:
-            outcome = await self._outcome(query, request_id, key, deadline)
-            reason = _worth_another(outcome)
-            if reason is None or attempt == self._options.max_attempts or not self._may_retry(deadline):
-                if isinstance(outcome, UpstreamError):
-                    raise outcome
-                return outcome
+        outcome = await self._outcome(fetch, key, again=False)
+        while attempt < self._options.max_attempts and (reason := _worth_another(outcome)) is not None:
+            left = fetch.deadline - self._clock.monotonic()
+            if left <= 0 or not self._may_ask(fetch) or not self._budget.take():
+                break
+            await self._clock.sleep(min(backoff(attempt, self._chance()), left))
+            again = await self._outcome(fetch, key, again=True)
+            if isinstance(again, _NOT_ASKED):
+                break  # what the vendor said tells more
             self._observe(UpstreamRetried(reason))
-            left = deadline - self._clock.monotonic()
-            await self._clock.sleep(min(backoff(attempt, self._chance()), max(0.0, left)))
+            outcome = again
             attempt += 1
+        if isinstance(outcome, UpstreamError):
+            raise outcome
+        return outcome
 
-    async def _outcome(
-        self, query: AssetsQuery, request_id: str, key: VendorKey, deadline: float
-    ) -> _Answer | UpstreamError:
+    def _may_ask(self, fetch: _Fetch) -> bool:
         try:
-            return await self._attempt(query, request_id, key, deadline)
+            self._gate.check(fetch.query.aoi_id, fetch.keys)
+        except UpstreamError:
+            return False
+        return True
+
+    async def _outcome(self, fetch: _Fetch, key: VendorKey, *, again: bool) -> _Answer | UpstreamError:
+        try:
+            return await self._attempt(fetch, key, again=again)
         except UpstreamError as error:
             return error
 
-    def _may_retry(self, deadline: float) -> bool:
-        return self._clock.monotonic() < deadline and self._budget.take()
-
-    async def _attempt(self, query: AssetsQuery, request_id: str, key: VendorKey, deadline: float) -> _Answer:
-        left = deadline - self._clock.monotonic()
-        async with self._places.take(left):
-            left = deadline - self._clock.monotonic()
+    async def _attempt(self, fetch: _Fetch, key: VendorKey, *, again: bool) -> _Answer:
+        left = fetch.deadline - self._clock.monotonic()
+        async with self._gate.enter(fetch.query.aoi_id, fetch.keys, fetch.begun, left) as call:
+            if not again:
+                self._budget.called()
             began = self._clock.monotonic()
             code = "reset"
             try:
-                answer = await self._call(query, request_id, key, min(left, self._options.attempt_timeout))
+                limit = min(fetch.deadline - began, self._options.attempt_timeout)
+                answer = await self._call(fetch.query, fetch.request_id, key, limit)
                 code = str(answer.status) if 100 <= answer.status <= 599 else "invalid"
+                call.pause = wished_pause(answer.status, answer.headers, self._clock.now())
+                call.well = call.pause is not None or answer.status not in RETRYABLE_STATUS
             except UpstreamError as error:
                 code = _code_of(error)
+                # Nonsense in time is an answer; silence, and answers that are cut, are none.
+                call.well = not isinstance(error, UpstreamTimeout | UpstreamUnreachable | CutShort)
                 raise
             finally:
                 self._observe(UpstreamCalled(code, self._clock.monotonic() - began))
@@ -173,7 +202,7 @@ class Upstream:
                 self._session.get(url, headers=headers, allow_redirects=False, proxy=self._proxy) as response,
             ):
                 limit = options.max_body_bytes if response.status == 200 else MAX_ENVELOPE_BYTES
-                body = await _read(response, limit)
+                body = await read_body(response, limit)
                 return _Answer(response.status, response.headers, body)
         except aiohttp.ConnectionTimeoutError:
             raise _NoConnection("no connection in time") from None
@@ -184,12 +213,22 @@ class Upstream:
         except (aiohttp.ClientConnectorError, aiohttp.ClientProxyConnectionError) as error:
             raise _NoConnection(f"no connection: {type(error).__name__}") from None
         except (aiohttp.ClientPayloadError, zlib.error) as error:
-            raise _CutShort(f"the body is not whole: {type(error).__name__}", status=response.status) from None
+            raise CutShort(f"the body is not whole: {type(error).__name__}", status=response.status) from None
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError) as error:
             raise UpstreamUnreachable(f"the connection was cut: {type(error).__name__}") from None
         except (aiohttp.ClientError, ValueError) as error:
             # repr() of aiohttp's errors holds the request's headers, our key among them: only the class is told.
             raise UpstreamBroken(f"not HTTP as we know it: {type(error).__name__}") from None
+
+
+class _Fetch(NamedTuple):
+    """One fetch: what is asked for, until when, with which keys, and under what `Gate.begin` gave."""
+
+    query: AssetsQuery
+    request_id: str
+    deadline: float
+    keys: tuple[VendorKey, ...]
+    begun: int
 
 
 class _Answer(NamedTuple):
@@ -206,14 +245,10 @@ class _NoTls(UpstreamUnreachable):
     """The connection was not safe."""
 
 
-class _CutShort(UpstreamBroken):
-    """The answer began and did not end, which may be chance."""
-
-
 def _worth_another(outcome: _Answer | UpstreamError) -> str | None:
     """Why another attempt may fare better, as a label; None when it would not."""
     match outcome:
-        case UpstreamTimeout() | UpstreamUnreachable() | _CutShort():
+        case UpstreamTimeout() | UpstreamUnreachable() | CutShort():
             return _code_of(outcome)
         # A 503 that names a time is a wish for a pause, not for another attempt.
         case _Answer() if outcome.status in RETRYABLE_STATUS and "Retry-After" not in outcome.headers:
@@ -231,33 +266,9 @@ def _code_of(error: UpstreamError) -> str:
             return "connect"
         case _NoTls():
             return "tls"
-        case UpstreamUnreachable() | _CutShort():
+        case UpstreamUnreachable() | CutShort():
             return "reset"
         case UpstreamTooLarge():
             return "too_large"
         case _:
             return "invalid"
-
-
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """Read and decode the body in bounded pieces, so that a small answer cannot become a large one unseen."""
-    coding = ",".join(response.headers.getall("Content-Encoding", [])).strip().lower()
-    if coding not in ("", "identity", "gzip"):
-        raise UpstreamBroken("a content coding that we did not ask for", status=response.status)
-    inflate = zlib.decompressobj(wbits=31) if coding == "gzip" else None
-    pieces: list[bytes] = []
-    size = 0
-    async for raw in response.content.iter_chunked(_PIECE):
-        data = raw
-        while data:
-            piece = data if inflate is None else inflate.decompress(data, _PIECE)
-            data = b"" if inflate is None else inflate.unconsumed_tail
-            if inflate is not None and inflate.unused_data:
-                raise UpstreamBroken("bytes after the end of the gzip body", status=response.status)
-            pieces.append(piece)
-            size += len(piece)
-            if size > limit:
-                raise UpstreamTooLarge(f"more than {limit} bytes", status=response.status)
-    if inflate is not None and not inflate.eof:
-        raise _CutShort("the gzip body has no end", status=response.status)
-    return b"".join(pieces)

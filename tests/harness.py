@@ -47,16 +47,24 @@ class SteeredClock(SystemClock):
     def __init__(self) -> None:
         super().__init__()
         self.skipped = 0.0
+        self._passed = 0.0
         self._stopped: float | None = None
 
     def now(self) -> float:
-        return (super().now() if self._stopped is None else self._stopped) + self.skipped
+        return (super().now() if self._stopped is None else self._stopped) + self.skipped + self._passed
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self._passed
 
     def correct(self, now: float) -> None:
-        super().correct(now + self.skipped)  # what was skipped is meant
+        super().correct(now + self.skipped + self._passed)  # what was skipped is meant
 
     def skip(self, seconds: float) -> None:
         self.skipped += seconds
+
+    def pass_by(self, seconds: float) -> None:
+        """Skip on both clocks, as if so much time had passed; timers that are set already go on as they were."""
+        self._passed += seconds
 
     def stop(self) -> None:
         """Let wall time pass by `skip` alone, so that ages come out exact however long a request takes."""

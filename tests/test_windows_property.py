@@ -10,7 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from harness import SteeredClock
 from hypothesis import HealthCheck, given, settings
@@ -71,7 +71,7 @@ class Oracle:
         return said
 
 
-def ignore(_: NamedTuple) -> None:
+def ignore(_: object) -> None:
     """No sink."""
 
 
@@ -83,8 +83,8 @@ def build(oracle: Oracle, chunk: int) -> Cache:
     windows = Windows(store, limits, scope="s", clock=clock, observe=ignore)
     turns = Alone(clock)
     errands = Errands(
-        store=store, turns=turns, fetch=oracle.fetch, limits=limits, lifetimes=Lifetimes(), deadline=5, clock=clock,
-        chance=lambda: 0.0, observe=ignore,
+        store=store, turns=turns, fetch=oracle.fetch, check=ignore, limits=limits, lifetimes=Lifetimes(),
+        deadline=5, clock=clock, chance=lambda: 0.0, observe=ignore,
     )  # fmt: skip
     return Cache(
         store=store, windows=windows, errands=errands, turns=turns,

@@ -97,6 +97,10 @@ class UpstreamRateLimited(UpstreamError):
     """A vendor 429, or the pause that follows one."""
 
 
+class UpstreamCircuitOpen(UpstreamError):
+    """The vendor failed too often in a row, and is left alone for a while."""
+
+
 class UpstreamOverloaded(UpstreamError):
     """Too many calls wait for the vendor already."""
 

@@ -95,6 +95,22 @@ class UpstreamRetried(NamedTuple):
     reason: str
 
 
+class BreakerTurned(NamedTuple):
+    """The vendor's circuit breaker is in another state."""
+
+    state: Literal["closed", "open", "half_open"]
+
+
+class VendorPaused(NamedTuple):
+    """The vendor asked to be left alone, here or at another replica, until then (Unix time)."""
+
+    until: float
+
+
+class VendorResumed(NamedTuple):
+    """The vendor answers again after a pause."""
+
+
 class UpstreamFellShort(NamedTuple):
     """A fetch failed for good; `error` is the class of the exception, `message` is free of vendor bytes."""
 

@@ -64,14 +64,20 @@ def failure(status: int, headers: Mapping[str, str], now: float) -> UpstreamErro
     """The exception for a status that is neither a page nor an answer to pass on."""
     if status in (401, 403):
         return UpstreamRefusedKey("the vendor refused our key", status=status)
-    retry_after = parse_retry_after(headers.get("Retry-After"), now)
-    if status == 429 or (status == 503 and retry_after is not None):
-        return UpstreamRateLimited(
-            "the vendor asks for a pause", status=status, retry_after=retry_after or _LEAST_RETRY_AFTER
-        )
+    pause = wished_pause(status, headers, now)
+    if pause is not None:
+        return UpstreamRateLimited("the vendor asks for a pause", status=status, retry_after=pause)
     if status in RETRYABLE_STATUS:
         return UpstreamFailed(f"the vendor answered {status}", status=status)
     return UpstreamBroken(f"the vendor answered {status}", status=status)
+
+
+def wished_pause(status: int, headers: Mapping[str, str], now: float) -> float | None:
+    """How many seconds the vendor asks to be left alone; None when it does not. `now` is Unix time in seconds."""
+    if status not in (429, 503):
+        return None
+    seconds = parse_retry_after(headers.get("Retry-After"), now)
+    return (seconds or _LEAST_RETRY_AFTER) if status == 429 or "Retry-After" in headers else None
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from gateway.clock import Clock
@@ -55,17 +55,23 @@ class WordOfRedis:
         """Whether Redis is gone for everybody, as far as can be told (see `RedisCalls.gone`)."""
         return not self.heard and self._calls.gone
 
-    async def run(self, listeners: Mapping[str, Callable[[bytes], None]], upset: Callable[[], None]) -> None:
+    async def run(
+        self,
+        listeners: Mapping[str, Callable[[bytes], None]],
+        upset: Callable[[], None],
+        look: Callable[[], Awaitable[None]],
+    ) -> None:
         """Listen, and connect again when that ends, until cancelled.
 
-        `listeners` take what is told, by channel; `upset` is called when everything may have changed.
+        `listeners` take what is told, by channel; `upset` is called when everything may have changed, and `look`, which
+        may raise StoreDown, with every beat, for what may have been told while nobody listened.
         """
         while True:
             try:
                 await self._calls.ping()
                 # Connections made ahead: making one takes several round trips, and a herd has no time for them.
                 await asyncio.gather(*(self._calls.ping() for _ in range(_CONNECTIONS_AHEAD)))
-                await self._listen(listeners, upset)
+                await self._listen(listeners, upset, look)
             except StoreDown:
                 pass  # `RedisCalls` has told of it
             except Exception as error:  # noqa: BLE001 - whatever the peer did: without word, copies would never be trusted
@@ -75,7 +81,12 @@ class WordOfRedis:
             self._listening = False
             await self._clock.sleep(_BEAT_SECONDS)
 
-    async def _listen(self, listeners: Mapping[str, Callable[[bytes], None]], upset: Callable[[], None]) -> None:
+    async def _listen(
+        self,
+        listeners: Mapping[str, Callable[[bytes], None]],
+        upset: Callable[[], None],
+        look: Callable[[], Awaitable[None]],
+    ) -> None:
         async with self._calls.client.pubsub() as subscription:
             async with asyncio.timeout(_SUBSCRIBE_SECONDS):
                 await subscription.subscribe(*listeners)
@@ -83,10 +94,11 @@ class WordOfRedis:
                     await subscription.get_message(timeout=_SUBSCRIBE_SECONDS)
             everything = await self._store.epochs.beat()
             self._clock.correct(await self._store.time())
+            await look()
             self.session += 1
             self._listening, self.stopped = True, self._clock.monotonic()
             self._trouble = ""
-            beats = asyncio.create_task(self._beat(everything, subscription, upset))
+            beats = asyncio.create_task(self._beat(everything, subscription, upset, look))
             try:
                 while not beats.done():
                     await self._hear(subscription, listeners)
@@ -105,13 +117,16 @@ class WordOfRedis:
         if message["type"] == "message":
             listeners[message["channel"].decode()](message["data"])
 
-    async def _beat(self, everything: str, subscription: Any, upset: Callable[[], None]) -> None:
+    async def _beat(
+        self, everything: str, subscription: Any, upset: Callable[[], None], look: Callable[[], Awaitable[None]]
+    ) -> None:
         for beat in itertools.count(1):
             # The answer comes on the listening connection, between words, and shows that it still brings them.
             await subscription.ping()
             await self._clock.sleep(_BEAT_SECONDS)
             if beat % _BEATS_PER_CLOCK == 0:
                 self._clock.correct(await self._store.time())
+            await look()
             if (now := await self._store.epochs.beat()) != everything:
                 everything = now
                 upset()

@@ -41,6 +41,7 @@ _PLAIN: dict[type[errors.GatewayError], tuple[int, str, str]] = {
     errors.UpstreamTooLarge: (502, "upstream_too_large", "the vendor's answer is larger than the gateway takes"),
     errors.UpstreamRefusedKey: (502, "upstream_auth", "the vendor refused the gateway's own key, not yours"),
     errors.UpstreamRateLimited: (503, "upstream_rate_limited", "the vendor asks for a pause"),
+    errors.UpstreamCircuitOpen: (503, "upstream_circuit_open", "the vendor fails, and is left alone for a moment"),
     errors.UpstreamOverloaded: (503, "overloaded", "too many requests wait for the vendor"),
     errors.StoreDown: (503, "store_unavailable", "Redis did not confirm it"),
 }  # fmt: skip
@@ -61,7 +62,7 @@ CODES: dict[int, tuple[str, ...]] = {
     431: ("headers_too_large",),
     500: ("internal_error", "upstream_error"),
     502: ("upstream_unreachable", "upstream_invalid", "upstream_too_large", "upstream_auth", "upstream_error"),
-    503: ("upstream_rate_limited", "overloaded", "upstream_error", "store_unavailable"),
+    503: ("upstream_rate_limited", "upstream_circuit_open", "overloaded", "upstream_error", "store_unavailable"),
     504: ("upstream_timeout", "not_cached", "upstream_error"),
     505: ("http_version_not_supported",),
 }

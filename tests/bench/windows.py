@@ -17,7 +17,6 @@ import sys
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
 
 import aiohttp
 
@@ -53,7 +52,7 @@ class NothingLearned(Limits):
         """Learn nothing."""
 
 
-def ignore(_: NamedTuple) -> None:
+def ignore(_: object) -> None:
     """No sink."""
 
 
@@ -87,8 +86,8 @@ async def calls(vendor: MockVendor, reads: list[AssetsQuery], limits: Limits, ch
     windows = Windows(store, limits, scope="s", clock=clock, observe=ignore)
     turns, lifetimes = Alone(clock), Lifetimes(settled=3600)
     errands = Errands(
-        store=store, turns=turns, fetch=fetch, limits=limits, lifetimes=lifetimes, deadline=15, clock=clock,
-        chance=lambda: 0.0, observe=ignore,
+        store=store, turns=turns, fetch=fetch, check=ignore, limits=limits, lifetimes=lifetimes, deadline=15,
+        clock=clock, chance=lambda: 0.0, observe=ignore,
     )  # fmt: skip
     cache = Cache(
         store=store, windows=windows, errands=errands, turns=turns, deadline=15, patience=2, prefetch=0,

@@ -50,7 +50,7 @@ def test_a_page_and_a_404_are_answers() -> None:
         (502, b"", {}, UpstreamFailed),
         (503, b"", {}, UpstreamFailed),
         (503, b"", {"Retry-After": "5"}, UpstreamRateLimited),
-        (503, b"", {"Retry-After": "x"}, UpstreamFailed),
+        (503, b"", {"Retry-After": "x"}, UpstreamRateLimited),
         (504, b"", {}, UpstreamFailed),
         (501, b"", {}, UpstreamBroken),
         (206, PAGE, {}, UpstreamBroken),
