@@ -4,8 +4,9 @@ This file owns the conversation with the vendor. What an answer means is `core.v
 attempt `core.retry`; what becomes of the result is the cache's business.
 
 aiohttp's own conveniences are switched off one by one, because each would do something with our key that nobody asked
-for: redirects carry it along, the cookie jar replays cookies, reused connections are re-sent on silently and may hold
-an answer to somebody else's question (so every call has its own connection), bodies are inflated without a bound.
+for: redirects carry it along, the cookie jar replays cookies, a request whose connection was cut is sent again (see
+`sending`), a reused connection may hold an answer to somebody else's question (so every call has its own), bodies are
+inflated without a bound.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from gateway.core.retry import RETRYABLE_STATUS, RetryBudget, backoff
 from gateway.core.vendor_answer import read_answer, wished_pause
 from gateway.gate import Gate
 from gateway.keys import KeyRing, VendorKey
+from gateway.sending import NoConnection, NoTls, send_once, unreachable
 
 # What the gate says instead of asking.
 _NOT_ASKED = (UpstreamCircuitOpen, UpstreamOverloaded, UpstreamRateLimited)
@@ -80,6 +82,7 @@ class Upstream:
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
+            middlewares=(send_once,),
             timeout=aiohttp.ClientTimeout(total=None, connect=self._options.connect_timeout),
         )
 
@@ -100,10 +103,14 @@ class Upstream:
         started = self._clock.now()
         answer = await self._with_either_key(query, request_id, deadline)
         arrived = self._clock.now()
-        body, listing = read_answer(
-            answer.status, answer.headers, answer.body,
-            aoi_id=query.aoi_id, now=arrived, holds_key=self._keys.stands_in,
-        )  # fmt: skip
+        try:
+            body, listing = read_answer(
+                answer.status, answer.headers, answer.body,
+                aoi_id=query.aoi_id, now=arrived, holds_key=self._keys.stands_in,
+            )  # fmt: skip
+        except UpstreamError as error:
+            del answer
+            raise _bare(error) from None
         respected = self._options.cache_control == "respect"
         caching = vendor_caching(answer.headers, arrived)
         return Fetched(
@@ -160,7 +167,7 @@ class Upstream:
         try:
             return await self._attempt(fetch, key, again=again)
         except UpstreamError as error:
-            return error
+            return _bare(error)
 
     async def _attempt(self, fetch: _Fetch, key: VendorKey, *, again: bool) -> _Answer:
         left = fetch.deadline - self._clock.monotonic()
@@ -205,17 +212,13 @@ class Upstream:
                 body = await read_body(response, limit)
                 return _Answer(response.status, response.headers, body)
         except aiohttp.ConnectionTimeoutError:
-            raise _NoConnection("no connection in time") from None
+            raise NoConnection("no connection in time") from None
         except TimeoutError:
             raise UpstreamTimeout("no complete answer in time") from None
-        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError, ssl.SSLError) as error:
-            raise _NoTls(f"TLS failed: {type(error).__name__}") from None
-        except (aiohttp.ClientConnectorError, aiohttp.ClientProxyConnectionError) as error:
-            raise _NoConnection(f"no connection: {type(error).__name__}") from None
         except (aiohttp.ClientPayloadError, zlib.error) as error:
             raise CutShort(f"the body is not whole: {type(error).__name__}", status=response.status) from None
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError) as error:
-            raise UpstreamUnreachable(f"the connection was cut: {type(error).__name__}") from None
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError, ssl.SSLError) as error:
+            raise unreachable(error) from None
         except (aiohttp.ClientError, ValueError) as error:
             # repr() of aiohttp's errors holds the request's headers, our key among them: only the class is told.
             raise UpstreamBroken(f"not HTTP as we know it: {type(error).__name__}") from None
@@ -237,12 +240,10 @@ class _Answer(NamedTuple):
     body: bytes
 
 
-class _NoConnection(UpstreamUnreachable):
-    """Nobody took the connection."""
-
-
-class _NoTls(UpstreamUnreachable):
-    """The connection was not safe."""
+def _bare(error: UpstreamError) -> UpstreamError:
+    """The error without the frames that it came through, which hold the body until the garbage collector comes."""
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _worth_another(outcome: _Answer | UpstreamError) -> str | None:
@@ -262,9 +263,9 @@ def _code_of(error: UpstreamError) -> str:
     match error:
         case UpstreamTimeout():
             return "timeout"
-        case _NoConnection():
+        case NoConnection():
             return "connect"
-        case _NoTls():
+        case NoTls():
             return "tls"
         case UpstreamUnreachable() | CutShort():
             return "reset"

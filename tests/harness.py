@@ -16,6 +16,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from aftermath import judge
 
 from gateway.app import Gateway, Sockets
 from gateway.clock import SystemClock
@@ -109,6 +111,7 @@ class Play:
     session: aiohttp.ClientSession
     log: io.BytesIO
     writer: LineWriter
+    vendor_key: str = VENDOR_KEY
 
     async def get(self, path: str, *, method: str = "GET", headers: Mapping[str, str] | None = None) -> Reply:
         """Send a request whose path goes out exactly as it stands here."""
@@ -117,7 +120,9 @@ class Play:
         sent = {"Accept-Encoding": "identity", **(headers or {})}
         url = URL(self.url + path, encoded=True)
         async with self.session.request(method, url, headers=sent, allow_redirects=False) as response:
-            return Reply(response.status, response.headers.copy(), await response.read())
+            reply = Reply(response.status, response.headers.copy(), await response.read())
+        judge(reply, self.vendor_key, method=method)
+        return reply
 
     async def page(self, aoi_id: str, query: str = "", **headers: str) -> Reply:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -136,6 +141,21 @@ class Play:
         async with asyncio.timeout(PATIENCE):
             while (await self.metrics())[series] < value:
                 pass  # each look is a request, and so a turn of the loop
+
+    async def settled(self) -> None:
+        """Wait until nothing is under way to the vendor, nor for anybody."""
+        flights = self.gateway._cache._errands._flights._under_way
+        await until(lambda: self.gateway._gate.idle and not flights)
+        async with asyncio.timeout(PATIENCE):
+            while (await self.metrics())["gateway_http_requests_in_flight"] > 1:
+                pass  # each look is a request, and so a turn of the loop
+
+    async def said(self) -> bytes:
+        """All that was logged so far."""
+        mark = b'{"event":"so far","mark":%d}' % time.monotonic_ns()
+        self.writer.write(mark)
+        await until(lambda: mark in self.log.getvalue())
+        return self.log.getvalue()
 
     def log_lines(self) -> list[dict[str, Any]]:
         self.writer.close()

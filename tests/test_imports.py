@@ -27,8 +27,9 @@ ALLOWED: dict[str, set[str]] = {
     "windows": {"stores", "core", "clock"},
     "stores": {"core", "clock"},
     "flights": {"core", "clock"},
-    "upstream": {"bodies", "gate", "core", "clock", "keys"},
+    "upstream": {"bodies", "sending", "gate", "core", "clock", "keys"},
     "bodies": {"core"},
+    "sending": {"core"},
     "gate": {"places", "core", "clock"},
     "places": {"core"},
     "settings": {"core"},
@@ -53,7 +54,7 @@ HOMES = {
     "prometheus_client": {"metrics", "app"},
     "structlog": {"logs"},
     "jinja2": {"web"},
-    "aiohttp": {"bodies", "web", "upstream", "mock_vendor", "warm"},
+    "aiohttp": {"bodies", "sending", "web", "upstream", "mock_vendor", "warm"},
     "rich": {"progress"},
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))

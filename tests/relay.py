@@ -1,0 +1,99 @@
+"""A way from the gateway to a server behind it, on which bytes can be watched, stopped and cut."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Carried:
+    """One connection: what has gone in by now, and the way back."""
+
+    writer: asyncio.StreamWriter
+    sent: bytes = b""
+
+
+@dataclass
+class Relay:
+    """Carries bytes. Those of connections that have sent `marked` are stalled (`stall`) or cut (`cut`)."""
+
+    port: int = 0
+    marked: bytes = b""
+    stalls: bool = False
+    cuts: bool = False
+    connections: list[Carried] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def stall(self, marked: bytes) -> None:
+        """From now on nothing comes back on such a connection."""
+        self.marked, self.stalls = marked, True
+
+    def cut(self, marked: bytes = b"") -> None:
+        """Cut such connections, those that are made later too."""
+        self.marked, self.cuts = marked, True
+        for carried in self.connections:
+            if marked in carried.sent:
+                carried.writer.transport.abort()
+
+    def mend(self) -> None:
+        self.stalls = self.cuts = False
+
+
+@asynccontextmanager
+async def relaying(port: int) -> AsyncIterator[Relay]:
+    """A way to this port."""
+    relay = Relay()
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def there(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, carried: Carried) -> None:
+        try:
+            while data := await reader.read(65_536):
+                carried.sent += data
+                if relay.cuts and relay.marked in carried.sent:
+                    carried.writer.transport.abort()
+                    return
+                writer.write(data)
+        finally:
+            writer.close()
+
+    async def back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, carried: Carried) -> None:
+        try:
+            while data := await reader.read(65_536):
+                if not (relay.stalls and relay.marked in carried.sent):
+                    writer.write(data)
+        finally:
+            writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        carried = Carried(writer)
+        relay.connections.append(carried)
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            writer.transport.abort()
+            return
+        for work in (there(reader, far_writer, carried), back(far_reader, writer, carried)):
+            task = asyncio.create_task(_quietly(work))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    relay.port = server.sockets[0].getsockname()[1]
+    try:
+        yield relay
+    finally:
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _quietly(work: object) -> None:
+    with suppress(ConnectionError):
+        await work  # type: ignore[misc]
