@@ -11,6 +11,9 @@ import base64
 import json
 import math
 import os
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, quote_plus
@@ -96,7 +99,7 @@ async def _only_good_pages(redis: RealRedis, key: str) -> None:
             if value is None:
                 continue  # its time was over
             assert not holds_key(value, key), "the key is in Redis"
-            if b":page:" in name:
+            if re.match(rb"{[^}]+}:page:", name[len(PREFIX) :]):
                 entry = Entry.decode(value, name[len(PREFIX) :].decode())
                 assert not holds_key(entry.body, key)
                 if entry.status == 404:
@@ -115,6 +118,19 @@ def descriptors(pid: int | None = None) -> int:
 def memory(pid: int, line: str = "VmHWM") -> int:
     """The most memory that a process has had (or, `VmRSS`, has now), in bytes."""
     return int(Path(f"/proc/{pid}/status").read_text().split(f"{line}:")[1].split()[0]) * 1024
+
+
+@asynccontextmanager
+async def nothing_left() -> AsyncIterator[None]:
+    """Descriptors and tasks are, in the end, what they were."""
+    tasks, files = others(), descriptors()
+    yield
+    for _ in range(1000):
+        if others() <= tasks and descriptors() <= files:
+            break
+        await asyncio.sleep(0.01)  # what was closed goes within a few turns
+    assert others() <= tasks
+    assert descriptors() <= files
 
 
 def others() -> set[asyncio.Task[Any]]:

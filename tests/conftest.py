@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from aftermath import nothing_left
 from harness import VENDOR_KEY, Play, playing
 from holding_vendor import HoldingVendor
 from hypothesis import HealthCheck, settings
@@ -74,3 +75,10 @@ def _logging_as_it_was() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture(name="nothing_left")
+async def _nothing_left() -> AsyncIterator[None]:
+    """Named first, so that it looks last: what a play opened is closed again."""
+    async with nothing_left():
+        yield

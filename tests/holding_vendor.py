@@ -21,6 +21,8 @@ class HoldingVendor(MockVendor):
         super().__init__(**options)
         self._let_go = asyncio.Event()
         self._left: float = 0
+        self.inside = 0
+        self.most_inside = 0
 
     def hold(self, *, times: float = math.inf) -> asyncio.Event:
         """Hold back the answers to the next so many requests until this event is set."""
@@ -30,7 +32,12 @@ class HoldingVendor(MockVendor):
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         let_go, held = self._let_go, self._left > 0
         self._left -= 1
-        answer = await super()._handle(request)
-        if held:
-            await let_go.wait()
-        return answer
+        self.inside += 1
+        self.most_inside = max(self.most_inside, self.inside)
+        try:
+            answer = await super()._handle(request)
+            if held:
+                await let_go.wait()
+            return answer
+        finally:
+            self.inside -= 1

@@ -1,9 +1,9 @@
 """A time limit on somebody else's work that our own slowness does not use up.
 
 When a thousand requests arrive at once, the loop is busy for longer than a Redis command may take; the answer is then
-there, and has not been looked at. So a timer that comes late begins the limit anew, and one that comes in time lets the
-loop turn a few times more, which takes microseconds where nothing else is to be done. A server that hangs while we are
-idle costs exactly the limit; a busy gateway does not take Redis for a dead one.
+there, and has not been looked at. So a timer that comes late gives as much time as it was late by, the limit at most,
+and one that comes in time lets the loop turn a few times more, which takes microseconds where nothing else is to be
+done. A server that hangs while we are idle costs exactly the limit; a busy gateway does not take Redis for a dead one.
 
 The work is a task of its own, which is cancelled and not waited for: a client library may take its time to give up.
 """
@@ -57,7 +57,7 @@ class _Limit:
         self._over = over
         self._extensions = 0
         self._handle: asyncio.Handle
-        self._begin()
+        self._begin(seconds)
 
     def cancel(self) -> None:
         self._handle.cancel()
@@ -66,14 +66,15 @@ class _Limit:
         if not self._over.done():
             self._over.set_result(None)
 
-    def _begin(self) -> None:
-        expected = self._loop.time() + self._seconds
+    def _begin(self, seconds: float) -> None:
+        expected = self._loop.time() + seconds
         self._handle = self._loop.call_at(expected, self._due, expected)
 
     def _due(self, expected: float) -> None:
-        if self._loop.time() - expected > _LATE and self._extensions < _MOST_EXTENSIONS:
+        late = self._loop.time() - expected
+        if late > _LATE and self._extensions < _MOST_EXTENSIONS:
             self._extensions += 1
-            self._begin()
+            self._begin(min(late, self._seconds))
         else:
             self._turn(_TURNS)
 

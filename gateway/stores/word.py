@@ -43,7 +43,7 @@ class WordOfRedis:
         self.stopped = clock.monotonic()
         """When something was last heard, on the monotonic clock."""
         self._listening = False
-        self._trouble = ""
+        self._troubles = 0
 
     @property
     def heard(self) -> bool:
@@ -75,8 +75,10 @@ class WordOfRedis:
             except StoreDown:
                 pass  # `RedisCalls` has told of it
             except Exception as error:  # noqa: BLE001 - whatever the peer did: without word, copies would never be trusted
-                if (why := type(error).__name__) != self._trouble:
-                    self._trouble = why
+                self._troubles += 1
+                # The first may be the end of Redis, of which `RedisCalls` tells.
+                if self._troubles == 2:
+                    why = type(error).__name__
                     _log.warning("no word comes from redis; copies in memory are checked often", extra={"why": why})
             self._listening = False
             await self._clock.sleep(_BEAT_SECONDS)
@@ -97,7 +99,7 @@ class WordOfRedis:
             await look()
             self.session += 1
             self._listening, self.stopped = True, self._clock.monotonic()
-            self._trouble = ""
+            self._troubles = 0
             beats = asyncio.create_task(self._beat(everything, subscription, upset, look))
             try:
                 while not beats.done():
