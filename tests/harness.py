@@ -17,7 +17,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -280,11 +280,13 @@ def clean_environment(environ: Mapping[str, str] | None = None) -> dict[str, str
     return {**kept, "PYTHONUNBUFFERED": "1", **(environ or {})}
 
 
-def spawn(*arguments: str, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Process:
-    """Start `pixxel-gateway` with these arguments; what it writes is one stream."""
+def spawn(
+    *arguments: str, environ: Mapping[str, str] | None = None, cwd: Path | None = None, before: Sequence[str] = ()
+) -> Process:
+    """Start `pixxel-gateway` with these arguments, by another command if need be; what it writes is one stream."""
     return Process(
         subprocess.Popen(
-            command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            [*before, *command(*arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             bufsize=0,  # lines are read one by one first, and the rest at the end
             env=clean_environment(environ), cwd=cwd or ROOT,
         )

@@ -19,6 +19,8 @@ from gateway.web.problems import Problem, render, vendor_problem
 
 PREFIX = "/v0/aois/"
 SUFFIX = "/assets"
+# More of a body than this is sent in pieces.
+_PIECE = 65_536
 
 
 class Assets:
@@ -50,6 +52,21 @@ class Assets:
         if answer.entry.status == 404:
             return _not_found(answer, exchange)
         return _page(request, answer, acceptable)
+
+
+class _Page(web.Response):
+    """A page that is handed to the connection as fast as its client takes it, and not copied whole for each."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send the body, and end."""
+        body, writer = self.body, self._payload_writer
+        if isinstance(body, bytes) and len(body) > _PIECE and writer is not None and not self._must_be_empty_body:
+            whole = memoryview(body)
+            for start in range(0, len(body), _PIECE):
+                await writer.write(whole[start : start + _PIECE])
+            await web.StreamResponse.write_eof(self)
+        else:
+            await super().write_eof(data)
 
 
 def _joined(request: web.BaseRequest, name: str) -> str | None:
@@ -96,7 +113,7 @@ def _page(request: web.BaseRequest, answer: Answer, acceptable: tuple[Coding, ..
     headers["Content-Type"] = "application/json"
     if coding == "gzip":
         headers["Content-Encoding"] = "gzip"
-    return web.Response(body=body, headers=headers)
+    return _Page(body=body, headers=headers)
 
 
 def _not_found(answer: Answer, exchange: Exchange) -> web.Response:

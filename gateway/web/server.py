@@ -53,6 +53,11 @@ class Protocol(RequestHandler):
         self._gone: asyncio.Future[None] = loop.create_future()
         self._half_closed = False
 
+    async def start(self) -> None:
+        """Serve, unless the connection was gone before that began: aiohttp would trip over it."""
+        if self.transport is not None:
+            await super().start()
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Nobody is there any more."""
         super().connection_lost(exc)
