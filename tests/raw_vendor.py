@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -26,9 +27,14 @@ Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 async def raw_vendor(answer: Answer) -> AsyncIterator[RawVendor]:
     """A vendor that is asked again on the same connection as long as neither side closes it."""
     vendor = RawVendor()
+    serving: set[asyncio.Task[Any]] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         vendor.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        serving.add(task)
+        task.add_done_callback(serving.discard)
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while not writer.is_closing():
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -39,8 +45,13 @@ async def raw_vendor(answer: Answer) -> AsyncIterator[RawVendor]:
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
     vendor.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server:
+    try:
         yield vendor
+    finally:
+        server.close()
+        for task in list(serving):
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
 
 
 def saying(*pieces: bytes, pause: float = 0.0, closes: bool = True) -> Answer:

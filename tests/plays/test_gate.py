@@ -9,9 +9,12 @@ from email.utils import formatdate
 from typing import Any
 
 import pytest
+from aftermath import aftermath
 from harness import PATIENCE, Play, Reply, playing, until
 from holding_vendor import HoldingVendor
 from real_redis import RealRedis
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 FRESH = "fwd=miss; fwd-status=200; stored"
 
@@ -285,3 +288,31 @@ async def test_retries_are_a_tenth_of_the_calls_and_ten(vendor: HoldingVendor) -
     assert len(vendor.requests) <= 100 * 1.1 + 10
     assert counted['gateway_upstream_retries_total{reason="502"}'] == len(vendor.requests) - 100
     assert counted['gateway_upstream_requests_total{code="502"}'] == len(vendor.requests)
+
+
+async def test_half_a_minute_of_errors(vendor: HoldingVendor) -> None:
+    """Ten askers a second: the vendor sees five failures, one probe for each cooldown, and hardly a call more."""
+    async with playing({"upstream.base_url": vendor.url, "cache.prefetch": 0}) as play:
+        asked, told = 0, set()
+        for second in range(30):
+            for tenth in range(10):
+                vendor.set_behaviour(status=(500, 502, 503)[asked % 3])
+                (reply,) = await pages(play, vendor, asked)
+                told.add((reply.status, reply.code))
+                asked += 1
+                play.clock.pass_by(0.1)
+                if (second, tenth) == (0, 5):
+                    assert await state(play) == "open"
+        assert {status for status, _ in told} == {500, 502, 503}
+        assert {code for _, code in told} == {"upstream_error", "upstream_circuit_open"}
+        assert 5 + 5 <= len(vendor.requests) <= 5 + 6
+        vendor.set_behaviour()
+        served = 0
+        while await state(play) != "closed":
+            await pages(play, vendor, asked + served)
+            served += 1
+            play.clock.pass_by(0.1)
+        assert served <= 50 + 1  # a cooldown
+        assert codes(await pages(play, vendor, *range(1000, 1020))) == ["fine"] * 20
+        metrics = await aftermath(play, vendor)
+        assert sum(metrics[f'gateway_upstream_requests_total{{code="{code}"}}'] for code in (500, 502, 503)) <= 11

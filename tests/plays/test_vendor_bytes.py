@@ -20,6 +20,8 @@ from holding_vendor import HoldingVendor
 from raw_vendor import Answer, listing, raw_vendor, saying, whole
 from relay import relaying
 
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
 GOOD = listing("a", "b")
 PACKED = gzip.compress(GOOD)
 GZIP = b"Content-Encoding: gzip"
