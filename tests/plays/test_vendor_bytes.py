@@ -84,17 +84,20 @@ async def test_bytes_that_are_no_answer(answer: Answer, code: str, times: int, c
 async def test_a_late_second_answer_answers_nobody() -> None:
     """On a connection that is used again it would be the next answer: another AOI's page."""
     other = whole(listing("somebody", "elses"))
+    open_ones: list[asyncio.StreamWriter] = []
 
     async def answer(head: bytes, writer: asyncio.StreamWriter) -> None:
         name = head.split(b"/v0/aois/")[1].split(b"/")[0].decode()
         writer.write(whole(listing(name)))
-        await writer.drain()
-        writer.write(other)
+        open_ones.append(writer)
 
     async with raw_vendor(answer) as vendor, playing({"upstream.base_url": vendor.url, "cache.prefetch": 0}) as play:
         for number in range(10):
             reply = await play.page(f"a{number}")
             assert reply.body == listing(f"a{number}")
+            for writer in open_ones:
+                writer.write(other)
+            await play.metrics()  # by now it has arrived where anybody listens
         replies = await asyncio.gather(*(play.page(f"b{number}") for number in range(50)))
         assert [reply.body for reply in replies] == [listing(f"b{number}") for number in range(50)]
         await aftermath(play, vendor)
