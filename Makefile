@@ -23,8 +23,8 @@ check: $(VENV)/.development ## Format, lint and types.
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy
 
-bench: $(VENV)/.development ## Measure: vendor calls, windows, freshness, eviction, memory (some minutes).
-	@for name in stampede windows freshness eviction memory; do \
+bench: $(VENV)/.development ## Measure: vendor calls, windows, faults, freshness, eviction, memory (some minutes).
+	@for name in stampede windows faults freshness eviction memory; do \
 		echo; echo "== $$name"; $(BIN)/python tests/bench/$$name.py || exit 1; done
 
 soak: $(VENV)/.development ## Minutes of random faults: wrong bodies, unexplained errors, memory (SOAK_SECONDS=180).
