@@ -1,7 +1,7 @@
 """What each fault costs the clients: p50, p99, errors and vendor calls, in a table that can be pasted.
 
 One gateway with Redis, 20 pages that are cached and then expire, 16 clients that ask for them all the time; or that
-ask for pages which nobody has. Each fault is on for the whole of its row; between rows all is well until the gateway is.
+ask for pages which nobody has. Each fault is on for the whole of its row; between rows the gateway has time to be well.
 """
 
 from __future__ import annotations
