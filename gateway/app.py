@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
+from gateway.budgets import Budgets
 from gateway.cache import Cache
 from gateway.clock import Clock, SystemClock
 from gateway.core.facts import KeyLoaded, LoopLag
@@ -31,6 +32,7 @@ from gateway.logs import LineWriter
 from gateway.metrics import Metrics
 from gateway.settings import Settings, read_secret
 from gateway.stores.base import Store
+from gateway.stores.budgets import SharedBudgets
 from gateway.stores.memory import MemoryStore, Shelves
 from gateway.stores.redis import RedisStore
 from gateway.stores.redis_calls import RedisCalls
@@ -90,7 +92,7 @@ class Gateway:
         self._lifecycle = Lifecycle()
         self._listening: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._scope = key_scope(settings.upstream.base_url, settings.upstream.account)
-        self._store, turns, self._gate = self._build_store()
+        self._store, turns, self._gate, self._budgets = self._build_store()
         self._upstream = Upstream(
             settings.upstream, keys, self._gate, clock=clock, chance=chance, observe=self._observe
         )
@@ -128,6 +130,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._cache.close()
+        await self._budgets.close()
         await self._upstream.close()
         await self._store.close()
 
@@ -145,12 +148,13 @@ class Gateway:
             if path is not None:
                 self._run(follow(path, slot, self._keys, read=read_secret, clock=self._clock, observe=self._observe))
 
-    def _build_store(self) -> tuple[Store, Turns, Gate]:
+    def _build_store(self) -> tuple[Store, Turns, Gate, Budgets]:
         options = self._settings.cache
         clock, observe = self._clock, self._observe
         if not self._settings.uses_redis:
             gate = Gate(self._settings.upstream, NoReplicas(), clock=clock, observe=observe)
-            return MemoryStore(options.memory_max_bytes, clock, observe), Alone(clock), gate
+            alone = MemoryStore(options.memory_max_bytes, clock, observe)
+            return alone, Alone(clock), gate, Budgets(self._settings.teams, None, clock, observe)
         connections = Connections()
         client = connect(self._settings.cache_url.get_secret_value(), options.redis_timeout, connections)
         calls = RedisCalls(client, timeout=options.redis_timeout, clock=clock, observe=observe)
@@ -164,7 +168,8 @@ class Gateway:
         pause.listener = gate.hear
         listeners = {far.channel: store.hear, leases.channel: leases.hear, pause.channel: pause.hear}
         self._listening = partial(word.run, listeners, store.upset, pause.look)
-        return store, leases, gate
+        budgets = Budgets(self._settings.teams, SharedBudgets(calls, prefix=far.prefix), clock, observe)
+        return store, leases, gate, budgets
 
     def _build_cache(self, turns: Turns, chance: Callable[[], float]) -> Cache:
         upstream, cache = self._settings.upstream, self._settings.cache
@@ -172,7 +177,8 @@ class Gateway:
         limits = Limits()
         windows = Windows(self._store, limits, scope=self._scope, clock=clock, observe=observe)
         errands = Errands(
-            store=self._store, turns=turns, fetch=self._upstream.fetch, check=self._upstream.check, limits=limits,
+            store=self._store, turns=turns, fetch=self._upstream.fetch, check=self._upstream.check,
+            charge=self._budgets.miss, limits=limits,
             lifetimes=cache.lifetimes,
             deadline=upstream.deadline, clock=clock, chance=chance, observe=observe,
         )  # fmt: skip
@@ -212,6 +218,7 @@ class Gateway:
             clients=ClientNames(settings.server.trusted_proxies),
             lifecycle=self._lifecycle,
             loopback_only=open_to_all and local,
+            admit=self._budgets.request,
             clock=self._clock,
             observe=self._observe,
         )

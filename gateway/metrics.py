@@ -31,7 +31,7 @@ _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _CACHE_RESULTS = ("hit", "window", "stale", "miss", "coalesced", "stale_if_error", "negative", "refresh", "bypass")
 _REDIS_COMMANDS = (
     "mget", "file", "mint", "lease", "release", "renew", "pttl", "set", "get", "getex", "publish", "time", "info",
-    "ping", "pause", "resume",
+    "ping", "pause", "resume", "budget",
 )  # fmt: skip
 _UPSTREAM_CODES = ("200", "404", "429", "500", "502", "503", "504", "timeout", "connect", "tls", "reset", "invalid")
 
@@ -112,6 +112,13 @@ class Metrics:
 
         self._sinks[facts.RequestBegan] = lambda _: in_flight.inc()
         self._sinks[facts.RequestServed] = served
+        limited = _Kept(
+            self._counter("gateway_rate_limited_total", "Requests refused for want of budget", "team", "scope")
+        )
+        for team in teams:
+            for scope in ("requests", "misses"):
+                limited(team, scope)
+        self._sinks[facts.RateLimited] = lambda fact: limited(fact.team, fact.scope).inc()
         failures = _Kept(self._counter("gateway_auth_failures_total", "Credentials refused", "reason"))
         for reason in ("missing", "unknown", "conflicting"):
             failures(reason)

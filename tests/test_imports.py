@@ -17,8 +17,8 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"run", "settings", "core", "tokens", "caller", "web", "warm", "progress", "clock"}
     | {"argument_types"},
     "run": {"app", "settings", "mock_vendor", "logs", "keys", "caller", "stores"},
-    "app": {"settings", "web", "cache", "windows", "errands", "stretches", "stores", "flights", "upstream", "gate"}
-    | {"metrics", "journal", "logs"}
+    "app": {"settings", "web", "cache", "windows", "errands", "stretches", "stores", "flights", "upstream"}
+    | {"gate", "budgets", "metrics", "journal", "logs"}
     | {"keys", "key_files", "clock", "core"},
     "web": {"cache", "core", "clock", "logs"},
     "cache": {"windows", "errands", "stretches", "stores", "flights", "core", "clock"},
@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "flights": {"core", "clock"},
     "upstream": {"bodies", "gate", "core", "clock", "keys"},
     "bodies": {"core"},
+    "budgets": {"core", "clock"},
     "gate": {"places", "core", "clock"},
     "places": {"core"},
     "settings": {"core"},
