@@ -32,9 +32,9 @@ from gateway.flights.lease import Turns
 from gateway.flights.local import Flights
 from gateway.stores.base import Shelf, Store, filed
 
-# Fetch a page of the vendor: the query, the request id that the vendor is told, and a deadline on the monotonic clock.
-# Raises UpstreamError or UpstreamRefusal.
-FetchPage = Callable[[AssetsQuery, str, float], Awaitable[Fetched]]
+# Fetch a page of the vendor: the query, the request id that the vendor is told, a deadline on the monotonic clock, and
+# the team that it is for, if any. Raises UpstreamError or UpstreamRefusal.
+FetchPage = Callable[[AssetsQuery, str, float, str | None], Awaitable[Fetched]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,7 @@ class Errands:
 
     async def _fetched(self, errand: Errand, deadline: float) -> Landed:
         try:
-            fetched = await self._fetch(errand.query, errand.request_id, deadline)
+            fetched = await self._fetch(errand.query, errand.request_id, deadline, errand.team)
         except UpstreamError as error:
             self._observe(UpstreamFellShort(type(error).__name__, str(error)))
             raise

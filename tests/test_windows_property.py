@@ -54,7 +54,7 @@ class Oracle:
         assert body is not None
         return body
 
-    async def fetch(self, query: AssetsQuery, _: str, __: float) -> Fetched:
+    async def fetch(self, query: AssetsQuery, *_: object) -> Fetched:
         self.calls += 1
         self.states.append(list(self.assets))
         body, now = self.says(query), self.clock.now()

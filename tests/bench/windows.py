@@ -79,7 +79,7 @@ async def calls(vendor: MockVendor, reads: list[AssetsQuery], limits: Limits, ch
     clock, asked = SteeredClock(), count(1)
     made = 0
 
-    async def fetch(query: AssetsQuery, _: str, __: float) -> Fetched:
+    async def fetch(query: AssetsQuery, *_: object) -> Fetched:
         nonlocal made
         made = next(asked)
         body = vendor.listing(query.aoi_id, query.offset, query.limit)
