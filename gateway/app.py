@@ -26,11 +26,11 @@ from gateway.errands import Errands
 from gateway.flights.lease import Alone, Leases, Turns
 from gateway.gate import Gate, NoReplicas
 from gateway.journal import Journal
-from gateway.key_files import follow
-from gateway.keys import KeyRing, Slot
+from gateway.keys import KeyRing
 from gateway.logs import LineWriter
 from gateway.metrics import Metrics
-from gateway.settings import Settings, read_secret
+from gateway.reload import Reloads
+from gateway.settings import Settings
 from gateway.stores.base import Store
 from gateway.stores.budgets import SharedBudgets
 from gateway.stores.memory import MemoryStore, Shelves
@@ -96,8 +96,15 @@ class Gateway:
         self._upstream = Upstream(
             settings.upstream, keys, self._gate, clock=clock, chance=chance, observe=self._observe
         )
-        self._cache = self._build_cache(turns, chance)
+        self._limits = Limits()
+        self._errands = self._build_errands(turns, chance)
+        self._cache = self._build_cache(turns)
+        self._authenticators: list[Authenticator] = []
         self._client_router, self._ops_router = self._build_routers(example_aoi)
+        self.reloads = Reloads(
+            settings, authenticators=self._authenticators, budgets=self._budgets, errands=self._errands, keys=keys,
+            clock=clock, observe=self._observe,
+        )  # fmt: skip
         self._listeners: list[Listener] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._observe(KeyLoaded(clock.now()))
@@ -115,7 +122,7 @@ class Gateway:
         if self._listening is not None:
             self._run(self._listening())
         self._run(self._measure_lag())
-        self._follow_key_files()
+        self.reloads.follow_key_files()
         for listener in self._listeners:
             await listener.start()
         self._lifecycle.state = "ready"
@@ -129,6 +136,7 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.reloads.close()
         await self._cache.close()
         await self._budgets.close()
         await self._upstream.close()
@@ -140,13 +148,6 @@ class Gateway:
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))
-
-    def _follow_key_files(self) -> None:
-        options = self._settings.upstream
-        slots: dict[Slot, str | None] = {"current": options.api_key_file, "previous": options.previous_api_key_file}
-        for slot, path in slots.items():
-            if path is not None:
-                self._run(follow(path, slot, self._keys, read=read_secret, clock=self._clock, observe=self._observe))
 
     def _build_store(self) -> tuple[Store, Turns, Gate, Budgets]:
         options = self._settings.cache
@@ -171,22 +172,30 @@ class Gateway:
         budgets = Budgets(self._settings.teams, SharedBudgets(calls, prefix=far.prefix), clock, observe)
         return store, leases, gate, budgets
 
-    def _build_cache(self, turns: Turns, chance: Callable[[], float]) -> Cache:
+    def _build_errands(self, turns: Turns, chance: Callable[[], float]) -> Errands:
+        return Errands(
+            store=self._store,
+            turns=turns,
+            fetch=self._upstream.fetch,
+            check=self._upstream.check,
+            charge=self._budgets.miss,
+            limits=self._limits,
+            lifetimes=self._settings.cache.lifetimes,
+            deadline=self._settings.upstream.deadline,
+            clock=self._clock,
+            chance=chance,
+            observe=self._observe,
+        )
+
+    def _build_cache(self, turns: Turns) -> Cache:
         upstream, cache = self._settings.upstream, self._settings.cache
         clock, observe = self._clock, self._observe
-        limits = Limits()
-        windows = Windows(self._store, limits, scope=self._scope, clock=clock, observe=observe)
-        errands = Errands(
-            store=self._store, turns=turns, fetch=self._upstream.fetch, check=self._upstream.check,
-            charge=self._budgets.miss, limits=limits,
-            lifetimes=cache.lifetimes,
-            deadline=upstream.deadline, clock=clock, chance=chance, observe=observe,
-        )  # fmt: skip
+        windows = Windows(self._store, self._limits, scope=self._scope, clock=clock, observe=observe)
         return Cache(
             store=self._store,
             windows=windows,
-            errands=errands,
-            stretches=Stretches(cache.chunk, windows, errands, limits, clock=clock),
+            errands=self._errands,
+            stretches=Stretches(cache.chunk, windows, self._errands, self._limits, clock=clock),
             turns=turns,
             deadline=upstream.deadline,
             patience=upstream.patience,
@@ -210,10 +219,12 @@ class Gateway:
         settings = self._settings
         host = settings.server.host if assets is not None else settings.ops.host or "127.0.0.1"
         open_to_all, local = settings.auth_mode == "open", is_loopback(host)
+        authenticator = Authenticator(None if open_to_all else Roster(settings.teams), self._observe, local=local)
+        self._authenticators.append(authenticator)
         return Router(
             routes=routes,
             assets=assets,
-            authenticator=Authenticator(None if open_to_all else Roster(settings.teams), self._observe, local=local),
+            authenticator=authenticator,
             cors=Cors(settings.server.cors_origins),
             clients=ClientNames(settings.server.trusted_proxies),
             lifecycle=self._lifecycle,

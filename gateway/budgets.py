@@ -12,7 +12,7 @@ import asyncio
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from gateway.clock import Clock
 from gateway.core.bucket import Bucket
@@ -67,13 +67,23 @@ class Budgets:
         self._observe = observe
         self._requests: dict[str, _Requests] = {}
         self._misses: dict[str, _Misses] = {}
+        self.adopt(teams)
+
+    def adopt(self, teams: Mapping[str, TeamOptions]) -> None:
+        """Go by these teams' budgets from now on. What did not change goes on where it was."""
+        requests, misses = self._requests, self._misses
+        self._requests, self._misses = {}, {}
         for name, team in teams.items():
             if team.rate is not None:
                 allowance = Allowance(team.rate, team.burst or math.ceil(team.rate))
-                self._requests[name] = _Requests(f"{{{name}}}:requests", allowance, shared, clock)
+                self._requests[name] = _kept(requests.get(name), allowance) or _Requests(
+                    f"{{{name}}}:requests", allowance, self._shared, self._clock
+                )
             if team.miss_rate is not None:
                 allowance = Allowance(team.miss_rate, team.miss_burst or math.ceil(team.miss_rate))
-                self._misses[name] = _Misses(f"{{{name}}}:misses", allowance, shared, clock)
+                self._misses[name] = _kept(misses.get(name), allowance) or _Misses(
+                    f"{{{name}}}:misses", allowance, self._shared, self._clock
+                )
 
     def request(self, team: str) -> None:
         """Count a request. Raises LimitReached."""
@@ -96,6 +106,13 @@ class Budgets:
         if wait is not None:
             self._observe(RateLimited(team, name))
             raise LimitReached(team, name, limit=math.floor(allowance.burst), retry_after=wait)
+
+
+_Budget = TypeVar("_Budget", "_Requests", "_Misses")
+
+
+def _kept(budget: _Budget | None, allowance: Allowance) -> _Budget | None:
+    return budget if budget is not None and budget.allowance == allowance else None
 
 
 class _Misses:

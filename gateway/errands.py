@@ -108,7 +108,7 @@ class Errands:
         self._check = check
         self._charge = charge
         self._limits = limits
-        self._lifetimes = lifetimes
+        self.lifetimes = lifetimes
         self._deadline = deadline
         self._clock = clock
         self._chance = chance
@@ -191,7 +191,7 @@ class Errands:
         except UpstreamError as error:
             self._observe(UpstreamFellShort(type(error).__name__, str(error)))
             raise
-        candidate = admit(errand.query, errand.address.page, fetched, self._lifetimes, self._chance())
+        candidate = admit(errand.query, errand.address.page, fetched, self.lifetimes, self._chance())
         shown = candidate.sight
         if shown.moulded:
             self._limits.learn(shown.limit, shown.printed, shown.end - shown.offset, shown.started)

@@ -68,6 +68,7 @@ class Metrics:
         self._count_upstream()
         self._count_redis()
         self._count_process()
+        self._count_reloads()
 
     def observe(self, fact: NamedTuple) -> None:
         """Count one fact."""
@@ -217,6 +218,21 @@ class Metrics:
 
         self._sinks[facts.RedisCommand] = sent
         self._sinks[facts.RedisWent] = lambda fact: up.set(1 if fact.up else 0)
+
+    def _count_reloads(self) -> None:
+        reloads = _Kept(
+            self._counter("gateway_config_reloads_total", "Times that the configuration was read", "result")
+        )
+        for result in ("success", "failure"):
+            reloads(result)
+        last = self._gauge("gateway_config_last_reload_successful", "0 when the last reload was refused")
+        last.set(1)
+
+        def reloaded(fact: facts.Reloaded) -> None:
+            reloads("success" if fact.fine else "failure").inc()
+            last.set(fact.fine)
+
+        self._sinks[facts.Reloaded] = reloaded
 
     def _count_process(self) -> None:
         lag = self._histogram("gateway_event_loop_lag_seconds", "How late the event loop was for a timer", _LAG_BUCKETS)

@@ -13,7 +13,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from types import FrameType
 from typing import Any
 
@@ -31,14 +31,14 @@ _BACKLOG = 1024
 _log = logging.getLogger("gateway")
 
 
-def serve(loaded: Loaded) -> int:
-    """Run the gateway until SIGTERM or SIGINT."""
+def serve(loaded: Loaded, again: Callable[[], Settings]) -> int:
+    """Run the gateway until SIGTERM or SIGINT; at SIGHUP it goes by what `again` loads."""
     try:
         sockets = _bind_all(loaded.settings)
     except _PortTakenError as error:
         print(error, file=sys.stderr)
         return FAILED
-    return _run(_serve(loaded, sockets))
+    return _run(_serve(loaded, sockets, again))
 
 
 def demo(environ: Mapping[str, str], *, port: int | None) -> int:
@@ -51,7 +51,7 @@ def mock_vendor(*, port: int, key: str | None, aois: int, seed: int) -> int:
     return _run(_mock_vendor(port, key, aois, seed))
 
 
-async def _serve(loaded: Loaded, sockets: Sockets) -> int:
+async def _serve(loaded: Loaded, sockets: Sockets, again: Callable[[], Settings]) -> int:
     stop = _on_signals()
     settings = loaded.settings
     keys, writer, form = _prepare(settings)
@@ -65,6 +65,8 @@ async def _serve(loaded: Loaded, sockets: Sockets) -> int:
             return CONFIGURATION
         gateway = Gateway(settings, keys, writer, form)
         await gateway.start(sockets)
+        if hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloads.reload, again)
         _log.info("listening", extra={"url": _url(settings, sockets.client), "configuration": loaded.source})
         why = await stop
         _log.info("stopping", extra={"why": why.name})
@@ -185,7 +187,7 @@ def _on_signals() -> asyncio.Future[signal.Signals]:
         except NotImplementedError:  # Windows
             signal.signal(number, told)
     if hasattr(signal, "SIGHUP"):  # whose default would end the process
-        loop.add_signal_handler(signal.SIGHUP, _log.warning, "a running gateway does not read its configuration anew")
+        loop.add_signal_handler(signal.SIGHUP, _log.warning, "nothing to read anew yet")
     return stop
 
 

@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "run": {"app", "settings", "mock_vendor", "logs", "keys", "caller", "stores"},
     "app": {"settings", "web", "cache", "windows", "errands", "stretches", "stores", "flights", "upstream"}
     | {"gate", "budgets", "metrics", "journal", "logs"}
-    | {"keys", "key_files", "clock", "core"},
+    | {"keys", "reload", "clock", "core"},
     "web": {"cache", "core", "clock", "logs"},
     "cache": {"windows", "errands", "stretches", "stores", "flights", "core", "clock"},
     "stretches": {"windows", "errands", "core", "clock"},
@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "upstream": {"bodies", "gate", "core", "clock", "keys"},
     "bodies": {"core"},
     "budgets": {"core", "clock"},
+    "reload": {"settings", "web", "budgets", "errands", "keys", "key_files", "clock", "core"},
     "gate": {"places", "core", "clock"},
     "places": {"core"},
     "settings": {"core"},

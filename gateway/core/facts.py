@@ -162,6 +162,12 @@ class RateLimited(NamedTuple):
     scope: Literal["requests", "misses"]
 
 
+class Reloaded(NamedTuple):
+    """The configuration was read anew, and taken over if it was `fine`."""
+
+    fine: bool
+
+
 class LoopLag(NamedTuple):
     """The event loop was this late for a timer."""
 
