@@ -209,7 +209,7 @@ class Errands:
     async def _named(self, errand: Errand, candidate: Candidate) -> Entry:
         """The entry of a page that is not kept, named after the generation that it would belong to."""
         known = (await self._look_up(errand.address)).directory
-        return filed(errand.address, known, candidate, errand.epoch, self._clock.now())[1]
+        return filed(errand.address, known, candidate, errand.epoch, self._clock.now(), alone=True)[1]
 
     async def _look_up(self, address: Address) -> Shelf:
         try:

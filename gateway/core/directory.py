@@ -172,10 +172,25 @@ def is_whole(listing: Listing, offset: int) -> bool:
     return listing.offset == offset and listing.count == max(0, min(listing.limit, listing.total - offset))
 
 
-def file(known: Directory | None, page: Sight, total: int | None, *, listing: str, epoch: str, now: float) -> Filed:
-    """File a page, or a 404 (`total` None), under the listing's current generation, or under the next one."""
+def file(
+    known: Directory | None,
+    page: Sight,
+    total: int | None,
+    *,
+    listing: str,
+    epoch: str,
+    now: float,
+    alone: bool = False,
+) -> Filed:
+    """File a page, or a 404 (`total` None), under the listing's current generation, or under the next one.
+
+    Where no directory is known, one may have been lost, and the name that is derived from nothing may have been that
+    of a generation before: so the time of the first fetch goes into it. Replicas that cannot talk (`alone`) could not
+    agree on that, and leave it out.
+    """
     if known is None or known.epoch != epoch:
-        return _ended(page, total, b"", listing=listing, epoch=epoch, before=None)
+        evidence = b"" if alone else repr(page.started).encode()
+        return _ended(page, total, evidence, listing=listing, epoch=epoch, before=None)
     if known.total != total or not all(agree(page, other) for other in known.pages):
         evidence = b"" if known.total != total else page.offset.to_bytes(8, "big") + page.ids
         if page.started < known.confirmed:

@@ -87,10 +87,10 @@ class Store(Protocol):
 
 
 def filed(
-    address: Address, known: Directory | None, candidate: Candidate, epoch: str, now: float
+    address: Address, known: Directory | None, candidate: Candidate, epoch: str, now: float, *, alone: bool = False
 ) -> tuple[Filed, Entry]:
-    """File a candidate, and name its entry after the epoch and generation that it belongs to."""
-    result = file(known, candidate.sight, candidate.total, listing=address.listing, epoch=epoch, now=now)
+    """File a candidate, and name its entry after the epoch and generation that it belongs to (see `file`)."""
+    result = file(known, candidate.sight, candidate.total, listing=address.listing, epoch=epoch, now=now, alone=alone)
     return result, replace(candidate.entry, epoch=epoch, generation=result.generation)
 
 

@@ -231,7 +231,7 @@ class TieredStore:
     def _keep_alone(self, address: Address, candidate: Candidate, epoch: str) -> Kept:
         checked = self._checked(address)
         known = None if checked is None else checked.directory
-        result, entry = filed(address, known, candidate, epoch, self._clock.now())
+        result, entry = filed(address, known, candidate, epoch, self._clock.now(), alone=True)
         if entry.started <= self._last_purge(address).wall:
             return Kept(entry, "purged")
         if result.outcome == "older":

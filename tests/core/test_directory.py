@@ -68,7 +68,12 @@ def test_an_ended_generation_takes_its_pages_along() -> None:
 
 def test_names_are_derived_and_differ_by_epoch_and_history() -> None:
     assert filed(None, shown("x")).generation == filed(None, shown("y")).generation == FIRST.generation
+    assert filed(None, shown("x", began=1)).generation != FIRST.generation  # the directory before may have been lost
     assert filed(None, shown("x"), epoch="f").generation != FIRST.generation
+    one, other = (
+        file(None, shown("x", began=began), 20, listing="l", epoch="e", now=NOW, alone=True) for began in (0, 1)
+    )
+    assert one.generation == other.generation
     more = filed(FIRST, shown("k", 10, began=1), 21)
     assert more.generation == filed(FIRST, shown("k", 11, began=5), 21).generation  # another replica, another page
     back = filed(more.directory, shown("k", 10, began=2), 20)
