@@ -13,12 +13,13 @@ from typing import Any, Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
+from gateway import exposition
 from gateway.cache import Cache
 from gateway.clock import Clock, SystemClock
 from gateway.core.facts import KeyLoaded, LoopLag
 from gateway.core.hosts import is_loopback
 from gateway.core.limits import Limits
-from gateway.core.options import ServerOptions
+from gateway.core.options import ServerOptions, UpstreamOptions
 from gateway.core.query import QueryRules, key_scope
 from gateway.core.teams import Roster
 from gateway.errands import Errands
@@ -52,6 +53,7 @@ from gateway.web.pages import Pages
 from gateway.web.router import Lifecycle, Route, Router
 from gateway.web.server import Listener
 from gateway.windows import Windows
+from gateway.workers.peers import Peers
 
 _LAG_SECONDS = 0.5
 
@@ -76,11 +78,13 @@ class Gateway:
         log_form: Literal["text", "json"],
         *,
         example_aoi: str | None = None,
+        peers: Peers | None = None,
         clock: Clock | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._settings = settings
         self._keys = keys
+        self._peers = peers
         self._clock = clock = clock or SystemClock()
         self._metrics = Metrics(CollectorRegistry(), settings.teams)
         self._sinks: list[Callable[[NamedTuple], None]] = [self._metrics.observe, Journal(clock).observe]
@@ -94,6 +98,12 @@ class Gateway:
         self._upstream = Upstream(
             settings.upstream, keys, self._gate, clock=clock, chance=chance, observe=self._observe
         )
+        if peers is not None:
+            peers.take_part(
+                numbers=lambda: exposition.encode(self._metrics.numbers()),
+                # Where there is Redis, it is Redis that tells everybody.
+                purge=self._store.purge_here if isinstance(self._store, MemoryStore) else lambda _: None,
+            )
         self._cache = self._build_cache(turns, chance)
         self._client_router, self._ops_router = self._build_routers(example_aoi)
         self._listeners: list[Listener] = []
@@ -118,12 +128,21 @@ class Gateway:
             await listener.start()
         self._lifecycle.state = "ready"
 
-    async def stop(self, *, drain: bool = True) -> None:
-        """End without losing a request: unready at once, closing connections for `server.drain`, then no more."""
+    def unready(self) -> None:
+        """Tell those who ask that requests should go elsewhere."""
         self._lifecycle.state = "draining"
+
+    async def stop(self, *, drain: bool = True, alone: bool = False) -> None:
+        """End without losing a request: unready at once, closing connections for `server.drain`, then no more.
+
+        A process that goes `alone`, while others serve on, is not unready, unless that changes meanwhile.
+        """
+        if self._lifecycle.state != "draining":
+            self._lifecycle.state = "leaving" if alone else "draining"
         if drain:
             await asyncio.sleep(self._settings.server.drain)
-        await asyncio.gather(*(listener.stop(patient=drain) for listener in self._listeners))
+        last = self._lifecycle.state == "draining"
+        await asyncio.gather(*(listener.stop(patient=drain, last=last) for listener in self._listeners))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -139,18 +158,16 @@ class Gateway:
         self._tasks.append(asyncio.create_task(work))
 
     def _follow_key_files(self) -> None:
-        options = self._settings.upstream
-        slots: dict[Slot, str | None] = {"current": options.api_key_file, "previous": options.previous_api_key_file}
-        for slot, path in slots.items():
-            if path is not None:
-                self._run(follow(path, slot, self._keys, read=read_secret, clock=self._clock, observe=self._observe))
+        for slot, path in key_files(self._settings.upstream).items():
+            self._run(follow(path, slot, self._keys, read=read_secret, clock=self._clock, observe=self._observe))
 
     def _build_store(self) -> tuple[Store, Turns, Gate]:
         options = self._settings.cache
         clock, observe = self._clock, self._observe
         if not self._settings.uses_redis:
             gate = Gate(self._settings.upstream, NoReplicas(), clock=clock, observe=observe)
-            return MemoryStore(options.memory_max_bytes, clock, observe), Alone(clock), gate
+            others = None if self._peers is None else self._peers.purge
+            return MemoryStore(options.memory_max_bytes, clock, observe, others), Alone(clock), gate
         connections = Connections()
         client = connect(self._settings.cache_url.get_secret_value(), options.redis_timeout, connections)
         calls = RedisCalls(client, timeout=options.redis_timeout, clock=clock, observe=observe)
@@ -195,7 +212,7 @@ class Gateway:
         rules = QueryRules(settings.query.max_limit, tuple(settings.query.filters))
         tokens = settings.auth_mode == "tokens"
         pages = Pages(document(rules, tokens=tokens), tokens=tokens, example_aoi=example_aoi).routes()
-        operations = Operations(self._lifecycle, self._metrics.scrape).routes() | Admin(self._cache.purge).routes()
+        operations = Operations(self._lifecycle, self._scrape).routes() | Admin(self._cache.purge).routes()
         own_listener = settings.ops.port is not None
         client = self._router(pages if own_listener else pages | operations, Assets(self._cache, rules))
         return client, self._router(pages | operations, None) if own_listener else None
@@ -216,11 +233,27 @@ class Gateway:
             observe=self._observe,
         )
 
+    async def _scrape(self, accept: str) -> tuple[bytes, str]:
+        if self._peers is None:
+            return exposition.rendered(self._metrics.numbers(), accept)
+        # Numbers of many processes take their time, and the loop has none.
+        return await asyncio.to_thread(_written, await self._peers.numbers(), accept)
+
     async def _measure_lag(self) -> None:
         while True:
             expected = self._clock.monotonic() + _LAG_SECONDS
             await self._clock.sleep(_LAG_SECONDS)
             self._observe(LoopLag(max(0.0, self._clock.monotonic() - expected)))
+
+
+def key_files(options: UpstreamOptions) -> dict[Slot, str]:
+    """The files that hold keys."""
+    slots: dict[Slot, str | None] = {"current": options.api_key_file, "previous": options.previous_api_key_file}
+    return {slot: path for slot, path in slots.items() if path is not None}
+
+
+def _written(told: list[bytes], accept: str) -> tuple[bytes, str]:
+    return exposition.rendered(exposition.merged(map(exposition.decode, told)), accept)
 
 
 def server_tls(server: ServerOptions) -> ssl.SSLContext | None:
