@@ -86,7 +86,10 @@ class Switchboard:
             data = b""
         for letter in line.inbox.take(data):
             self._open(line, letter)
-        line.open = bool(data)
+        if not data:
+            line.open = False
+            for number in list(self._rounds):  # it serves no more, so that what it kept is as good as gone
+                self._done(line, number)
         return line.open
 
     def write(self, line: Line) -> None:
@@ -99,7 +102,7 @@ class Switchboard:
             line.unsent.clear()
 
     def gone(self, line: Line) -> None:
-        """Take leave of a worker that has ended. Nobody waits for it: what it kept has gone with it."""
+        """Take leave of a worker that has ended, once all that it said is taken in."""
         while self.read(line):
             pass
         line.sock.close()
@@ -108,8 +111,6 @@ class Switchboard:
             last = exposition.lasting(exposition.decode(line.numbers))
             self._ended = exposition.merged((self._ended, last))
         self._rounds = {number: one for number, one in self._rounds.items() if one.asker is not line}
-        for number in list(self._rounds):
-            self._done(line, number)
 
     def expire(self) -> None:
         """End the rounds whose time is over."""
@@ -132,7 +133,7 @@ class Switchboard:
 
     def _ask(self, asker: Line, number: int, matter: Matter, aoi_id: str | None) -> None:
         # One that only starts is asked as well: it may serve before this is answered.
-        others = {line for line in self._lines if line is not asker}
+        others = {line for line in self._lines if line is not asker and line.open}
         self._last_round += 1
         deadline = self._clock.monotonic() + _PATIENCE[matter]
         one = _Round(asker, number, matter, others, deadline)
