@@ -107,9 +107,8 @@ class Group:
         return self.process.returncode
 
     def kill(self) -> None:
-        for pid in (*self.pids(), self.process.pid):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # it leads a session of its own
         self.process.wait()
         self._reading.join()
         assert self.process.stdout is not None

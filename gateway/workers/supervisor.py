@@ -187,6 +187,7 @@ class Supervisor:
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGCHLD))  # the others wait for handlers
             os.dup2(out, sys.stdout.fileno())
             # A worker that held the parent's ends would keep its siblings from seeing that the parent is gone.
             self._switchboard.close()
