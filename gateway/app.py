@@ -14,24 +14,26 @@ from typing import Any, Literal, NamedTuple
 from prometheus_client import CollectorRegistry
 
 from gateway import exposition
+from gateway.budgets import Budgets
 from gateway.cache import Cache
 from gateway.clock import Clock, SystemClock
 from gateway.core.facts import KeyLoaded, LoopLag
 from gateway.core.hosts import is_loopback
 from gateway.core.limits import Limits
-from gateway.core.options import ServerOptions, UpstreamOptions
+from gateway.core.options import ServerOptions
 from gateway.core.query import QueryRules, key_scope
 from gateway.core.teams import Roster
 from gateway.errands import Errands
 from gateway.flights.lease import Alone, Leases, Turns
 from gateway.gate import Gate, NoReplicas
 from gateway.journal import Journal
-from gateway.key_files import follow
-from gateway.keys import KeyRing, Slot
+from gateway.keys import KeyRing
 from gateway.logs import LineWriter
 from gateway.metrics import Metrics
-from gateway.settings import Settings, read_secret
+from gateway.reload import Reloads
+from gateway.settings import Settings
 from gateway.stores.base import Store
+from gateway.stores.budgets import SharedBudgets
 from gateway.stores.memory import MemoryStore, Shelves
 from gateway.stores.redis import RedisStore
 from gateway.stores.redis_calls import RedisCalls
@@ -94,7 +96,7 @@ class Gateway:
         self._lifecycle = Lifecycle()
         self._listening: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._scope = key_scope(settings.upstream.base_url, settings.upstream.account)
-        self._store, turns, self._gate = self._build_store()
+        self._store, turns, self._gate, self._budgets = self._build_store()
         self._upstream = Upstream(
             settings.upstream, keys, self._gate, clock=clock, chance=chance, observe=self._observe
         )
@@ -104,8 +106,15 @@ class Gateway:
                 # Where there is Redis, it is Redis that tells everybody.
                 purge=self._store.purge_here if isinstance(self._store, MemoryStore) else lambda _: None,
             )
-        self._cache = self._build_cache(turns, chance)
+        self._limits = Limits()
+        self._errands = self._build_errands(turns, chance)
+        self._cache = self._build_cache(turns)
+        self._authenticators: list[Authenticator] = []
         self._client_router, self._ops_router = self._build_routers(example_aoi)
+        self.reloads = Reloads(
+            settings, authenticators=self._authenticators, budgets=self._budgets, errands=self._errands, keys=keys,
+            clock=clock, observe=self._observe,
+        )  # fmt: skip
         self._listeners: list[Listener] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._observe(KeyLoaded(clock.now()))
@@ -123,7 +132,7 @@ class Gateway:
         if self._listening is not None:
             self._run(self._listening())
         self._run(self._measure_lag())
-        self._follow_key_files()
+        self.reloads.follow_key_files()
         for listener in self._listeners:
             await listener.start()
         self._lifecycle.state = "ready"
@@ -146,7 +155,9 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.reloads.close()
         await self._cache.close()
+        await self._budgets.close()
         await self._upstream.close()
         await self._store.close()
 
@@ -157,17 +168,14 @@ class Gateway:
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))
 
-    def _follow_key_files(self) -> None:
-        for slot, path in key_files(self._settings.upstream).items():
-            self._run(follow(path, slot, self._keys, read=read_secret, clock=self._clock, observe=self._observe))
-
-    def _build_store(self) -> tuple[Store, Turns, Gate]:
+    def _build_store(self) -> tuple[Store, Turns, Gate, Budgets]:
         options = self._settings.cache
         clock, observe = self._clock, self._observe
         if not self._settings.uses_redis:
             gate = Gate(self._settings.upstream, NoReplicas(), clock=clock, observe=observe)
             others = None if self._peers is None else self._peers.purge
-            return MemoryStore(options.memory_max_bytes, clock, observe, others), Alone(clock), gate
+            alone = MemoryStore(options.memory_max_bytes, clock, observe, others)
+            return alone, Alone(clock), gate, Budgets(self._settings.teams, None, clock, observe)
         connections = Connections()
         client = connect(self._settings.cache_url.get_secret_value(), options.redis_timeout, connections)
         calls = RedisCalls(client, timeout=options.redis_timeout, clock=clock, observe=observe)
@@ -181,23 +189,33 @@ class Gateway:
         pause.listener = gate.hear
         listeners = {far.channel: store.hear, leases.channel: leases.hear, pause.channel: pause.hear}
         self._listening = partial(word.run, listeners, store.upset, pause.look)
-        return store, leases, gate
+        budgets = Budgets(self._settings.teams, SharedBudgets(calls, prefix=far.prefix), clock, observe)
+        return store, leases, gate, budgets
 
-    def _build_cache(self, turns: Turns, chance: Callable[[], float]) -> Cache:
+    def _build_errands(self, turns: Turns, chance: Callable[[], float]) -> Errands:
+        return Errands(
+            store=self._store,
+            turns=turns,
+            fetch=self._upstream.fetch,
+            check=self._upstream.check,
+            charge=self._budgets.miss,
+            limits=self._limits,
+            lifetimes=self._settings.cache.lifetimes,
+            deadline=self._settings.upstream.deadline,
+            clock=self._clock,
+            chance=chance,
+            observe=self._observe,
+        )
+
+    def _build_cache(self, turns: Turns) -> Cache:
         upstream, cache = self._settings.upstream, self._settings.cache
         clock, observe = self._clock, self._observe
-        limits = Limits()
-        windows = Windows(self._store, limits, scope=self._scope, clock=clock, observe=observe)
-        errands = Errands(
-            store=self._store, turns=turns, fetch=self._upstream.fetch, check=self._upstream.check, limits=limits,
-            lifetimes=cache.lifetimes,
-            deadline=upstream.deadline, clock=clock, chance=chance, observe=observe,
-        )  # fmt: skip
+        windows = Windows(self._store, self._limits, scope=self._scope, clock=clock, observe=observe)
         return Cache(
             store=self._store,
             windows=windows,
-            errands=errands,
-            stretches=Stretches(cache.chunk, windows, errands, limits, clock=clock),
+            errands=self._errands,
+            stretches=Stretches(cache.chunk, windows, self._errands, self._limits, clock=clock),
             turns=turns,
             deadline=upstream.deadline,
             patience=upstream.patience,
@@ -221,14 +239,17 @@ class Gateway:
         settings = self._settings
         host = settings.server.host if assets is not None else settings.ops.host or "127.0.0.1"
         open_to_all, local = settings.auth_mode == "open", is_loopback(host)
+        authenticator = Authenticator(None if open_to_all else Roster(settings.teams), self._observe, local=local)
+        self._authenticators.append(authenticator)
         return Router(
             routes=routes,
             assets=assets,
-            authenticator=Authenticator(None if open_to_all else Roster(settings.teams), self._observe, local=local),
+            authenticator=authenticator,
             cors=Cors(settings.server.cors_origins),
             clients=ClientNames(settings.server.trusted_proxies),
             lifecycle=self._lifecycle,
             loopback_only=open_to_all and local,
+            admit=self._budgets.request,
             clock=self._clock,
             observe=self._observe,
         )
@@ -244,12 +265,6 @@ class Gateway:
             expected = self._clock.monotonic() + _LAG_SECONDS
             await self._clock.sleep(_LAG_SECONDS)
             self._observe(LoopLag(max(0.0, self._clock.monotonic() - expected)))
-
-
-def key_files(options: UpstreamOptions) -> dict[Slot, str]:
-    """The files that hold keys."""
-    slots: dict[Slot, str | None] = {"current": options.api_key_file, "previous": options.previous_api_key_file}
-    return {slot: path for slot, path in slots.items() if path is not None}
 
 
 def _written(told: list[bytes], accept: str) -> tuple[bytes, str]:

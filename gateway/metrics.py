@@ -30,7 +30,7 @@ _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _CACHE_RESULTS = ("hit", "window", "stale", "miss", "coalesced", "stale_if_error", "negative", "refresh", "bypass")
 _REDIS_COMMANDS = (
     "mget", "file", "mint", "lease", "release", "renew", "pttl", "set", "get", "getex", "publish", "time", "info",
-    "ping", "pause", "resume",
+    "ping", "pause", "resume", "budget",
 )  # fmt: skip
 _UPSTREAM_CODES = ("200", "404", "429", "500", "502", "503", "504", "timeout", "connect", "tls", "reset", "invalid")
 
@@ -67,6 +67,7 @@ class Metrics:
         self._count_upstream()
         self._count_redis()
         self._count_process()
+        self._count_reloads()
 
     def observe(self, fact: NamedTuple) -> None:
         """Count one fact."""
@@ -110,6 +111,13 @@ class Metrics:
 
         self._sinks[facts.RequestBegan] = lambda _: in_flight.inc()
         self._sinks[facts.RequestServed] = served
+        limited = _Kept(
+            self._counter("gateway_rate_limited_total", "Requests refused for want of budget", "team", "scope")
+        )
+        for team in teams:
+            for scope in ("requests", "misses"):
+                limited(team, scope)
+        self._sinks[facts.RateLimited] = lambda fact: limited(fact.team, fact.scope).inc()
         failures = _Kept(self._counter("gateway_auth_failures_total", "Credentials refused", "reason"))
         for reason in ("missing", "unknown", "conflicting"):
             failures(reason)
@@ -208,6 +216,21 @@ class Metrics:
 
         self._sinks[facts.RedisCommand] = sent
         self._sinks[facts.RedisWent] = lambda fact: up.set(1 if fact.up else 0)
+
+    def _count_reloads(self) -> None:
+        reloads = _Kept(
+            self._counter("gateway_config_reloads_total", "Times that the configuration was read", "result")
+        )
+        for result in ("success", "failure"):
+            reloads(result)
+        last = self._gauge("gateway_config_last_reload_successful", "0 when the last reload was refused")
+        last.set(1)
+
+        def reloaded(fact: facts.Reloaded) -> None:
+            reloads("success" if fact.fine else "failure").inc()
+            last.set(fact.fine)
+
+        self._sinks[facts.Reloaded] = reloaded
 
     def _count_process(self) -> None:
         lag = self._histogram("gateway_event_loop_lag_seconds", "How late the event loop was for a timer", _LAG_BUCKETS)

@@ -14,17 +14,17 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-from gateway.app import Gateway, Sockets, key_files, server_tls
-from gateway.key_files import renew
+from gateway.app import Gateway, Sockets, server_tls
 from gateway.keys import KeyRing
 from gateway.logs import LineWriter, chosen_format, configure
 from gateway.mock_vendor import MockVendor
 from gateway.ports import PortTakenError, bind_all, url_of
-from gateway.settings import Loaded, Settings, load, read_secret
+from gateway.settings import ConfigurationError, Loaded, Settings, load
 from gateway.stores.redis_client import BadStoreUrl, connect
 from gateway.workers.funnel import Funnel
 from gateway.workers.peers import Peers
@@ -36,16 +36,16 @@ _ENDING = (signal.SIGTERM, signal.SIGINT)
 _log = logging.getLogger("gateway")
 
 
-def serve(loaded: Loaded) -> int:
-    """Run the gateway until SIGTERM or SIGINT."""
+def serve(loaded: Loaded, again: Callable[[], Settings]) -> int:
+    """Run the gateway until SIGTERM or SIGINT; at SIGHUP it goes by what `again` loads."""
     try:
         sockets = bind_all(loaded.settings)
     except PortTakenError as error:
         print(error, file=sys.stderr)
         return FAILED
     if loaded.settings.server.workers > 1 and hasattr(os, "fork"):
-        return _supervise(loaded, sockets)
-    return _run(_serve(loaded, sockets))
+        return _supervise(loaded, sockets, again)
+    return _run(_serve(loaded, sockets, again))
 
 
 def demo(environ: Mapping[str, str], *, port: int | None) -> int:
@@ -58,7 +58,7 @@ def mock_vendor(*, port: int, key: str | None, aois: int, seed: int) -> int:
     return _run(_mock_vendor(port, key, aois, seed))
 
 
-async def _serve(loaded: Loaded, sockets: Sockets) -> int:
+async def _serve(loaded: Loaded, sockets: Sockets, again: Callable[[], Settings]) -> int:
     stop = _on_signals(*_ENDING)
     settings = loaded.settings
     keys, writer, form = _prepare(settings)
@@ -72,6 +72,8 @@ async def _serve(loaded: Loaded, sockets: Sockets) -> int:
             return CONFIGURATION
         gateway = Gateway(settings, keys, writer, form)
         await gateway.start(sockets)
+        if hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloads.reload, again)
         _log.info("listening", extra={"url": url_of(settings, sockets.client), "configuration": loaded.source})
         why = await stop
         _log.info("stopping", extra={"why": why.name})
@@ -83,7 +85,7 @@ async def _serve(loaded: Loaded, sockets: Sockets) -> int:
     return FINE
 
 
-def _supervise(loaded: Loaded, sockets: Sockets) -> int:
+def _supervise(loaded: Loaded, sockets: Sockets, again: Callable[[], Settings]) -> int:
     """Run several workers, which share the sockets. Nothing here may begin a thread or a loop: see `Supervisor`."""
     settings = loaded.settings
     form = chosen_format(settings.log.format, terminal=sys.stdout.isatty())
@@ -96,13 +98,26 @@ def _supervise(loaded: Loaded, sockets: Sockets) -> int:
         print("\n".join(f"{loaded.source}: {fault}" for fault in found), file=sys.stderr)
         return CONFIGURATION
     url, workers = url_of(settings, sockets.client), settings.server.workers
+    latest: Settings | None = None
+
+    def work(channel: socket.socket) -> int:
+        return _run(_work(settings, latest, sockets, form=form, channel=channel, again=again))
+
+    def reload() -> None:
+        """Keep for workers that are started later what those that live take over now, or refuse and tell of."""
+        nonlocal latest
+        with suppress(ConfigurationError):
+            now = again()
+            latest = now if now.auth_mode == settings.auth_mode else latest
+
     code = Supervisor(
         workers,
-        lambda channel: _run(_work(settings, sockets, form, channel)),
+        work,
         [sock for sock in sockets if sock is not None],
         funnel,
         # A request that begins when the drain ends, and a slow reader of its answer.
         longest=settings.server.drain + settings.upstream.deadline + 30.0,
+        when_hung_up=reload,
         when_started=lambda: _log.info(
             "listening", extra={"url": url, "configuration": loaded.source, "workers": workers}
         ),
@@ -112,15 +127,23 @@ def _supervise(loaded: Loaded, sockets: Sockets) -> int:
     return code
 
 
-async def _work(settings: Settings, sockets: Sockets, form: Any, channel: socket.socket) -> int:
-    """Serve as one worker of several, until told to end by the parent, by its death, or by a signal of its own."""
+async def _work(
+    settings: Settings, latest: Settings | None, sockets: Sockets, *, form: Any, channel: socket.socket,
+    again: Callable[[], Settings],
+) -> int:  # fmt: skip
+    """Serve as one worker of several, until told to end by the parent, by its death, or by a signal of its own.
+
+    `latest` is what the others have taken over since they were built from `settings`.
+    """
     stop = _on_signals(signal.SIGTERM)
     peers = Peers(channel)
     keys, writer, _ = _prepare(settings, form)
-    for slot, path in key_files(settings.upstream).items():
-        renew(path, slot, keys, read=read_secret)  # a worker may be started long after the files were read
     try:
         gateway = Gateway(settings, keys, writer, form, peers=peers)
+        if latest is not None:
+            gateway.reloads.reload(lambda: latest)
+        gateway.reloads.renew_keys()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloads.reload, again)
         await peers.open()
         talking = asyncio.create_task(peers.run())
         await gateway.start(sockets)
@@ -246,7 +269,7 @@ def _on_signals(*numbers: signal.Signals) -> asyncio.Future[signal.Signals]:
         except NotImplementedError:  # Windows
             signal.signal(number, told)
     if hasattr(signal, "SIGHUP"):  # whose default would end the process
-        loop.add_signal_handler(signal.SIGHUP, _log.warning, "a running gateway does not read its configuration anew")
+        loop.add_signal_handler(signal.SIGHUP, _log.warning, "nothing to read anew yet")
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP, *numbers))  # a worker's have waited for this
     return stop
 

@@ -16,11 +16,11 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {"run", "settings", "core", "tokens", "caller", "web", "warm", "progress", "clock"}
     | {"argument_types"},
-    "run": {"app", "settings", "mock_vendor", "logs", "keys", "key_files", "ports", "stores", "workers"},
+    "run": {"app", "settings", "mock_vendor", "logs", "keys", "ports", "stores", "workers"},
     "ports": {"app", "settings", "caller"},
-    "app": {"settings", "web", "cache", "windows", "errands", "stretches", "stores", "flights", "upstream", "gate"}
-    | {"metrics", "exposition", "workers", "journal", "logs"}
-    | {"keys", "key_files", "clock", "core"},
+    "app": {"settings", "web", "cache", "windows", "errands", "stretches", "stores", "flights", "upstream"}
+    | {"gate", "budgets", "metrics", "exposition", "workers", "journal", "logs"}
+    | {"keys", "reload", "clock", "core"},
     "web": {"cache", "core", "clock", "logs"},
     "cache": {"windows", "errands", "stretches", "stores", "flights", "core", "clock"},
     "stretches": {"windows", "errands", "core", "clock"},
@@ -30,6 +30,8 @@ ALLOWED: dict[str, set[str]] = {
     "flights": {"core", "clock"},
     "upstream": {"bodies", "gate", "core", "clock", "keys"},
     "bodies": {"core"},
+    "budgets": {"core", "clock"},
+    "reload": {"settings", "web", "budgets", "errands", "keys", "key_files", "clock", "core"},
     "gate": {"places", "core", "clock"},
     "places": {"core"},
     "settings": {"core"},

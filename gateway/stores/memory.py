@@ -39,6 +39,10 @@ class MemoryStore:
         self._everything = secrets.token_hex(8)
         self._of_aoi: dict[str, str] = {}
 
+    def directory(self, address: Address) -> Directory | None:
+        """What is known of the listing."""
+        return self._shelves.directory(address.listing, self._epoch(address.aoi_id))
+
     def glance(self, address: Address) -> Shelf:
         """What there is for the address."""
         return self._shelf(address)

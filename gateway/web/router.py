@@ -1,8 +1,8 @@
 """Every request comes through here, and every answer leaves here.
 
-The order in which a request is judged is the contract's: framing, route, method, authentication, and then the route's
-own matters. Whatever goes wrong on the way becomes an envelope in one place, and whatever comes out is counted and
-logged in one place.
+The order in which a request is judged is the contract's: framing, route, method, authentication, the team's rate, and
+then the route's own matters. Whatever goes wrong on the way becomes an envelope in one place, and whatever comes out is
+counted and logged in one place.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ class Lifecycle:
 
 
 class Router:
-    """The handler of one listener: fixed routes by path and, where `assets` is given, the endpoint."""
+    """The handler of one listener: fixed routes by path and, where `assets` is given, the endpoint.
+
+    `admit` counts a team's request for a page, or raises LimitReached.
+    """
 
     def __init__(
         self,
@@ -63,9 +66,11 @@ class Router:
         clients: ClientNames,
         lifecycle: Lifecycle,
         loopback_only: bool,
+        admit: Callable[[str], None],
         clock: Clock,
         observe: Observe,
     ) -> None:
+        self._admit = admit
         self._routes = routes
         self._assets = assets
         self._authenticator = authenticator
@@ -105,6 +110,7 @@ class Router:
                 return preflight
             self._check_method(request, ("GET", "HEAD"))
             team = self._authenticated(request, exchange)
+            self._admit(team.name)
             return await self._assets.answer(request, target, team, exchange)
         return await self._answer_route(request, target, exchange)
 

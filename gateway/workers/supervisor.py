@@ -65,12 +65,14 @@ class Supervisor:
         *,
         longest: float,
         when_started: Callable[[], None],
+        when_hung_up: Callable[[], None],
     ) -> None:
         self._work = work
         self._sockets = sockets
         self._funnel = funnel
         self._longest = longest
         self._when_started = when_started
+        self._when_hung_up = when_hung_up
         self._clock = SystemClock()
         self._switchboard = Switchboard(self._clock)
         self._workers = [_Worker() for _ in range(count)]
@@ -126,8 +128,7 @@ class Supervisor:
                 _log.info("stopping", extra={"why": signal.Signals(number).name})
                 self._end(drain=number == signal.SIGTERM)
             case signal.SIGHUP:
-                # Each worker does what one process alone would do. Whatever reads the configuration anew has to replace
-                # what `work` holds too: workers that are started later are made from that.
+                self._when_hung_up()
                 for worker in self._workers:
                     if worker.pid:
                         os.kill(worker.pid, signal.SIGHUP)

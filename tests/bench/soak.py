@@ -22,7 +22,6 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,7 +130,7 @@ class Soak:
 
     async def trouble(self) -> None:
         """One fault after the other, and what must hold between them."""
-        faults: list[Callable[[], Awaitable[str]]] = [self.vendor_fault] * 5 + [self.redis_fault] * 3 + [self.news] * 2
+        faults: list[Any] = [self.vendor_fault] * 5 + [self.redis_fault] * 3 + [self.news] * 2
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
             name = await self.chance.choice(faults)()
