@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
+from gateway import exposition
 from gateway.budgets import Budgets
 from gateway.cache import Cache
 from gateway.clock import Clock, SystemClock
@@ -54,6 +55,7 @@ from gateway.web.pages import Pages
 from gateway.web.router import Lifecycle, Route, Router
 from gateway.web.server import Listener
 from gateway.windows import Windows
+from gateway.workers.peers import Peers
 
 _LAG_SECONDS = 0.5
 
@@ -78,11 +80,13 @@ class Gateway:
         log_form: Literal["text", "json"],
         *,
         example_aoi: str | None = None,
+        peers: Peers | None = None,
         clock: Clock | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._settings = settings
         self._keys = keys
+        self._peers = peers
         self._clock = clock = clock or SystemClock()
         self._metrics = Metrics(CollectorRegistry(), settings.teams)
         self._sinks: list[Callable[[NamedTuple], None]] = [self._metrics.observe, Journal(clock).observe]
@@ -96,6 +100,12 @@ class Gateway:
         self._upstream = Upstream(
             settings.upstream, keys, self._gate, clock=clock, chance=chance, observe=self._observe
         )
+        if peers is not None:
+            peers.take_part(
+                numbers=lambda: exposition.encode(self._metrics.numbers()),
+                # Where there is Redis, it is Redis that tells everybody.
+                purge=self._store.purge_here if isinstance(self._store, MemoryStore) else lambda _: None,
+            )
         self._limits = Limits()
         self._errands = self._build_errands(turns, chance)
         self._cache = self._build_cache(turns)
@@ -127,12 +137,21 @@ class Gateway:
             await listener.start()
         self._lifecycle.state = "ready"
 
-    async def stop(self, *, drain: bool = True) -> None:
-        """End without losing a request: unready at once, closing connections for `server.drain`, then no more."""
+    def unready(self) -> None:
+        """Tell those who ask that requests should go elsewhere."""
         self._lifecycle.state = "draining"
+
+    async def stop(self, *, drain: bool = True, alone: bool = False) -> None:
+        """End without losing a request: unready at once, closing connections for `server.drain`, then no more.
+
+        A process that goes `alone`, while others serve on, is not unready, unless that changes meanwhile.
+        """
+        if self._lifecycle.state != "draining":
+            self._lifecycle.state = "leaving" if alone else "draining"
         if drain:
             await asyncio.sleep(self._settings.server.drain)
-        await asyncio.gather(*(listener.stop(patient=drain) for listener in self._listeners))
+        last = self._lifecycle.state == "draining"
+        await asyncio.gather(*(listener.stop(patient=drain, last=last) for listener in self._listeners))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -154,7 +173,8 @@ class Gateway:
         clock, observe = self._clock, self._observe
         if not self._settings.uses_redis:
             gate = Gate(self._settings.upstream, NoReplicas(), clock=clock, observe=observe)
-            alone = MemoryStore(options.memory_max_bytes, clock, observe)
+            others = None if self._peers is None else self._peers.purge
+            alone = MemoryStore(options.memory_max_bytes, clock, observe, others)
             return alone, Alone(clock), gate, Budgets(self._settings.teams, None, clock, observe)
         connections = Connections()
         client = connect(self._settings.cache_url.get_secret_value(), options.redis_timeout, connections)
@@ -210,7 +230,7 @@ class Gateway:
         rules = QueryRules(settings.query.max_limit, tuple(settings.query.filters))
         tokens = settings.auth_mode == "tokens"
         pages = Pages(document(rules, tokens=tokens), tokens=tokens, example_aoi=example_aoi).routes()
-        operations = Operations(self._lifecycle, self._metrics.scrape).routes() | Admin(self._cache.purge).routes()
+        operations = Operations(self._lifecycle, self._scrape).routes() | Admin(self._cache.purge).routes()
         own_listener = settings.ops.port is not None
         client = self._router(pages if own_listener else pages | operations, Assets(self._cache, rules))
         return client, self._router(pages | operations, None) if own_listener else None
@@ -234,11 +254,21 @@ class Gateway:
             observe=self._observe,
         )
 
+    async def _scrape(self, accept: str) -> tuple[bytes, str]:
+        if self._peers is None:
+            return exposition.rendered(self._metrics.numbers(), accept)
+        # Numbers of many processes take their time, and the loop has none.
+        return await asyncio.to_thread(_written, await self._peers.numbers(), accept)
+
     async def _measure_lag(self) -> None:
         while True:
             expected = self._clock.monotonic() + _LAG_SECONDS
             await self._clock.sleep(_LAG_SECONDS)
             self._observe(LoopLag(max(0.0, self._clock.monotonic() - expected)))
+
+
+def _written(told: list[bytes], accept: str) -> tuple[bytes, str]:
+    return exposition.rendered(exposition.merged(map(exposition.decode, told)), accept)
 
 
 def server_tls(server: ServerOptions) -> ssl.SSLContext | None:

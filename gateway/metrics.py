@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from gateway import __version__
+from gateway import __version__, exposition
 from gateway.core import facts
 from gateway.core.breaker import BreakerState
 
@@ -51,7 +50,7 @@ class _Kept:
 
 
 class Metrics:
-    """Subscribe `observe` to facts; `scrape` renders what was counted. `teams` are the configured names."""
+    """Subscribe `observe` to facts; `numbers` is what was counted. `teams` are the configured names."""
 
     def __init__(self, registry: CollectorRegistry, teams: Iterable[str] = ()) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # a series of its own for each child, which nobody reads
@@ -76,10 +75,9 @@ class Metrics:
         if sink is not None:
             sink(fact)
 
-    def scrape(self, accept: str) -> tuple[bytes, str]:
-        """Body and content type for an Accept header (OpenMetrics, or the Prometheus text format)."""
-        encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+    def numbers(self) -> exposition.Numbers:
+        """What was counted so far. May be called from another thread."""
+        return exposition.taken(self._registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self._registry)

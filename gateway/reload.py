@@ -16,7 +16,7 @@ from gateway.clock import Clock
 from gateway.core.facts import KeyLoaded, Observe, Reloaded
 from gateway.core.teams import Roster
 from gateway.errands import Errands
-from gateway.key_files import follow
+from gateway.key_files import follow, renew
 from gateway.keys import KeyRing, Slot
 from gateway.settings import ConfigurationError, Settings, read_secret
 from gateway.web.auth import Authenticator
@@ -54,11 +54,17 @@ class Reloads:
         """Follow the key files of the configuration, and no others."""
         for task in self._following:
             task.cancel()
+        self._following = [asyncio.create_task(self._follow(path, slot)) for slot, path in self._key_files()]
+
+    def renew_keys(self) -> None:
+        """Read the key files now: it may be long since the configuration was."""
+        for slot, path in self._key_files():
+            renew(path, slot, self._keys, read=read_secret)
+
+    def _key_files(self) -> Iterator[tuple[Slot, str]]:
         options = self._settings.upstream
         files: dict[Slot, str | None] = {"current": options.api_key_file, "previous": options.previous_api_key_file}
-        self._following = [
-            asyncio.create_task(self._follow(path, slot)) for slot, path in files.items() if path is not None
-        ]
+        return ((slot, path) for slot, path in files.items() if path is not None)
 
     async def close(self) -> None:
         """Follow no file any more."""

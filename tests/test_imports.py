@@ -16,9 +16,10 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {"run", "settings", "core", "tokens", "caller", "web", "warm", "progress", "clock"}
     | {"argument_types"},
-    "run": {"app", "settings", "mock_vendor", "logs", "keys", "caller", "stores"},
+    "run": {"app", "settings", "mock_vendor", "logs", "keys", "ports", "stores", "workers"},
+    "ports": {"app", "settings", "caller"},
     "app": {"settings", "web", "cache", "windows", "errands", "stretches", "stores", "flights", "upstream"}
-    | {"gate", "budgets", "metrics", "journal", "logs"}
+    | {"gate", "budgets", "metrics", "exposition", "workers", "journal", "logs"}
     | {"keys", "reload", "clock", "core"},
     "web": {"cache", "core", "clock", "logs"},
     "cache": {"windows", "errands", "stretches", "stores", "flights", "core", "clock"},
@@ -34,7 +35,9 @@ ALLOWED: dict[str, set[str]] = {
     "gate": {"places", "core", "clock"},
     "places": {"core"},
     "settings": {"core"},
-    "metrics": {"core"},
+    "metrics": {"core", "exposition"},
+    "exposition": set(),
+    "workers": {"exposition", "clock", "core"},
     "journal": {"core", "clock"},
     "logs": {"core"},
     "argument_types": {"core"},
@@ -52,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
 # Libraries that have one home, or a few.
 HOMES = {
     "redis": {"stores"},
-    "prometheus_client": {"metrics", "app"},
+    "prometheus_client": {"metrics", "exposition", "app"},
     "structlog": {"logs"},
     "jinja2": {"web"},
     "aiohttp": {"bodies", "web", "upstream", "mock_vendor", "warm"},

@@ -44,10 +44,10 @@ class Route:
 
 
 class Lifecycle:
-    """Where in its life the gateway is: starting, ready, draining."""
+    """Where in its life the gateway is: starting, ready, draining; `leaving` if only this one of its processes ends."""
 
     def __init__(self) -> None:
-        self.state: Literal["starting", "ready", "draining"] = "starting"
+        self.state: Literal["starting", "ready", "leaving", "draining"] = "starting"
 
 
 class Router:
@@ -147,7 +147,7 @@ class Router:
         response.headers["X-Request-Id"] = exchange.request_id
         response.headers["Server"] = "pixxel-gateway"
         self._cors.mark(request, response)
-        if self._lifecycle.state == "draining":
+        if self._lifecycle.state in ("draining", "leaving"):
             response.force_close()
         return response
 
