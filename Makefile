@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench format schema clean
+.PHONY: help demo test check bench soak format schema clean
 
 help: ## What there is to make.
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' $(MAKEFILE_LIST)
@@ -23,9 +23,12 @@ check: $(VENV)/.development ## Format, lint and types.
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy
 
-bench: $(VENV)/.development ## Measure: vendor calls, windows, freshness, eviction, memory (some minutes).
-	@for name in stampede windows freshness eviction memory; do \
+bench: $(VENV)/.development ## Measure: vendor calls, windows, faults, freshness, eviction, memory (some minutes).
+	@for name in stampede windows faults freshness eviction memory; do \
 		echo; echo "== $$name"; $(BIN)/python tests/bench/$$name.py || exit 1; done
+
+soak: $(VENV)/.development ## Minutes of random faults: wrong bodies, unexplained errors, memory (SOAK_SECONDS=180).
+	@$(BIN)/python tests/bench/soak.py
 
 format: $(VENV)/.development ## Put the code into shape.
 	@$(BIN)/ruff format

@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
+from gateway import exposition
+from gateway.budgets import Budgets
 from gateway.cache import Cache
 from gateway.clock import Clock, SystemClock
 from gateway.core.facts import KeyLoaded, LoopLag
@@ -25,12 +27,13 @@ from gateway.errands import Errands
 from gateway.flights.lease import Alone, Leases, Turns
 from gateway.gate import Gate, NoReplicas
 from gateway.journal import Journal
-from gateway.key_files import follow
-from gateway.keys import KeyRing, Slot
+from gateway.keys import KeyRing
 from gateway.logs import LineWriter
 from gateway.metrics import Metrics
-from gateway.settings import Settings, read_secret
+from gateway.reload import Reloads
+from gateway.settings import Settings
 from gateway.stores.base import Store
+from gateway.stores.budgets import SharedBudgets
 from gateway.stores.memory import MemoryStore, Shelves
 from gateway.stores.redis import RedisStore
 from gateway.stores.redis_calls import RedisCalls
@@ -52,6 +55,7 @@ from gateway.web.pages import Pages
 from gateway.web.router import Lifecycle, Route, Router
 from gateway.web.server import Listener
 from gateway.windows import Windows
+from gateway.workers.peers import Peers
 
 _LAG_SECONDS = 0.5
 
@@ -76,11 +80,13 @@ class Gateway:
         log_form: Literal["text", "json"],
         *,
         example_aoi: str | None = None,
+        peers: Peers | None = None,
         clock: Clock | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._settings = settings
         self._keys = keys
+        self._peers = peers
         self._clock = clock = clock or SystemClock()
         self._metrics = Metrics(CollectorRegistry(), settings.teams)
         self._sinks: list[Callable[[NamedTuple], None]] = [self._metrics.observe, Journal(clock).observe]
@@ -90,12 +96,25 @@ class Gateway:
         self._lifecycle = Lifecycle()
         self._listening: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._scope = key_scope(settings.upstream.base_url, settings.upstream.account)
-        self._store, turns, self._gate = self._build_store()
+        self._store, turns, self._gate, self._budgets = self._build_store()
         self._upstream = Upstream(
             settings.upstream, keys, self._gate, clock=clock, chance=chance, observe=self._observe
         )
-        self._cache = self._build_cache(turns, chance)
+        if peers is not None:
+            peers.take_part(
+                numbers=lambda: exposition.encode(self._metrics.numbers()),
+                # Where there is Redis, it is Redis that tells everybody.
+                purge=self._store.purge_here if isinstance(self._store, MemoryStore) else lambda _: None,
+            )
+        self._limits = Limits()
+        self._errands = self._build_errands(turns, chance)
+        self._cache = self._build_cache(turns)
+        self._authenticators: list[Authenticator] = []
         self._client_router, self._ops_router = self._build_routers(example_aoi)
+        self.reloads = Reloads(
+            settings, authenticators=self._authenticators, budgets=self._budgets, errands=self._errands, keys=keys,
+            clock=clock, observe=self._observe,
+        )  # fmt: skip
         self._listeners: list[Listener] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._observe(KeyLoaded(clock.now()))
@@ -113,21 +132,32 @@ class Gateway:
         if self._listening is not None:
             self._run(self._listening())
         self._run(self._measure_lag())
-        self._follow_key_files()
+        self.reloads.follow_key_files()
         for listener in self._listeners:
             await listener.start()
         self._lifecycle.state = "ready"
 
-    async def stop(self, *, drain: bool = True) -> None:
-        """End without losing a request: unready at once, closing connections for `server.drain`, then no more."""
+    def unready(self) -> None:
+        """Tell those who ask that requests should go elsewhere."""
         self._lifecycle.state = "draining"
+
+    async def stop(self, *, drain: bool = True, alone: bool = False) -> None:
+        """End without losing a request: unready at once, closing connections for `server.drain`, then no more.
+
+        A process that goes `alone`, while others serve on, is not unready, unless that changes meanwhile.
+        """
+        if self._lifecycle.state != "draining":
+            self._lifecycle.state = "leaving" if alone else "draining"
         if drain:
             await asyncio.sleep(self._settings.server.drain)
-        await asyncio.gather(*(listener.stop(patient=drain) for listener in self._listeners))
+        last = self._lifecycle.state == "draining"
+        await asyncio.gather(*(listener.stop(patient=drain, last=last) for listener in self._listeners))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.reloads.close()
         await self._cache.close()
+        await self._budgets.close()
         await self._upstream.close()
         await self._store.close()
 
@@ -138,19 +168,14 @@ class Gateway:
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))
 
-    def _follow_key_files(self) -> None:
-        options = self._settings.upstream
-        slots: dict[Slot, str | None] = {"current": options.api_key_file, "previous": options.previous_api_key_file}
-        for slot, path in slots.items():
-            if path is not None:
-                self._run(follow(path, slot, self._keys, read=read_secret, clock=self._clock, observe=self._observe))
-
-    def _build_store(self) -> tuple[Store, Turns, Gate]:
+    def _build_store(self) -> tuple[Store, Turns, Gate, Budgets]:
         options = self._settings.cache
         clock, observe = self._clock, self._observe
         if not self._settings.uses_redis:
             gate = Gate(self._settings.upstream, NoReplicas(), clock=clock, observe=observe)
-            return MemoryStore(options.memory_max_bytes, clock, observe), Alone(clock), gate
+            others = None if self._peers is None else self._peers.purge
+            alone = MemoryStore(options.memory_max_bytes, clock, observe, others)
+            return alone, Alone(clock), gate, Budgets(self._settings.teams, None, clock, observe)
         connections = Connections()
         client = connect(self._settings.cache_url.get_secret_value(), options.redis_timeout, connections)
         calls = RedisCalls(client, timeout=options.redis_timeout, clock=clock, observe=observe)
@@ -164,23 +189,33 @@ class Gateway:
         pause.listener = gate.hear
         listeners = {far.channel: store.hear, leases.channel: leases.hear, pause.channel: pause.hear}
         self._listening = partial(word.run, listeners, store.upset, pause.look)
-        return store, leases, gate
+        budgets = Budgets(self._settings.teams, SharedBudgets(calls, prefix=far.prefix), clock, observe)
+        return store, leases, gate, budgets
 
-    def _build_cache(self, turns: Turns, chance: Callable[[], float]) -> Cache:
+    def _build_errands(self, turns: Turns, chance: Callable[[], float]) -> Errands:
+        return Errands(
+            store=self._store,
+            turns=turns,
+            fetch=self._upstream.fetch,
+            check=self._upstream.check,
+            charge=self._budgets.miss,
+            limits=self._limits,
+            lifetimes=self._settings.cache.lifetimes,
+            deadline=self._settings.upstream.deadline,
+            clock=self._clock,
+            chance=chance,
+            observe=self._observe,
+        )
+
+    def _build_cache(self, turns: Turns) -> Cache:
         upstream, cache = self._settings.upstream, self._settings.cache
         clock, observe = self._clock, self._observe
-        limits = Limits()
-        windows = Windows(self._store, limits, scope=self._scope, clock=clock, observe=observe)
-        errands = Errands(
-            store=self._store, turns=turns, fetch=self._upstream.fetch, check=self._upstream.check, limits=limits,
-            lifetimes=cache.lifetimes,
-            deadline=upstream.deadline, clock=clock, chance=chance, observe=observe,
-        )  # fmt: skip
+        windows = Windows(self._store, self._limits, scope=self._scope, clock=clock, observe=observe)
         return Cache(
             store=self._store,
             windows=windows,
-            errands=errands,
-            stretches=Stretches(cache.chunk, windows, errands, limits, clock=clock),
+            errands=self._errands,
+            stretches=Stretches(cache.chunk, windows, self._errands, self._limits, clock=clock),
             turns=turns,
             deadline=upstream.deadline,
             patience=upstream.patience,
@@ -195,7 +230,7 @@ class Gateway:
         rules = QueryRules(settings.query.max_limit, tuple(settings.query.filters))
         tokens = settings.auth_mode == "tokens"
         pages = Pages(document(rules, tokens=tokens), tokens=tokens, example_aoi=example_aoi).routes()
-        operations = Operations(self._lifecycle, self._metrics.scrape).routes() | Admin(self._cache.purge).routes()
+        operations = Operations(self._lifecycle, self._scrape).routes() | Admin(self._cache.purge).routes()
         own_listener = settings.ops.port is not None
         client = self._router(pages if own_listener else pages | operations, Assets(self._cache, rules))
         return client, self._router(pages | operations, None) if own_listener else None
@@ -204,23 +239,36 @@ class Gateway:
         settings = self._settings
         host = settings.server.host if assets is not None else settings.ops.host or "127.0.0.1"
         open_to_all, local = settings.auth_mode == "open", is_loopback(host)
+        authenticator = Authenticator(None if open_to_all else Roster(settings.teams), self._observe, local=local)
+        self._authenticators.append(authenticator)
         return Router(
             routes=routes,
             assets=assets,
-            authenticator=Authenticator(None if open_to_all else Roster(settings.teams), self._observe, local=local),
+            authenticator=authenticator,
             cors=Cors(settings.server.cors_origins),
             clients=ClientNames(settings.server.trusted_proxies),
             lifecycle=self._lifecycle,
             loopback_only=open_to_all and local,
+            admit=self._budgets.request,
             clock=self._clock,
             observe=self._observe,
         )
+
+    async def _scrape(self, accept: str) -> tuple[bytes, str]:
+        if self._peers is None:
+            return exposition.rendered(self._metrics.numbers(), accept)
+        # Numbers of many processes take their time, and the loop has none.
+        return await asyncio.to_thread(_written, await self._peers.numbers(), accept)
 
     async def _measure_lag(self) -> None:
         while True:
             expected = self._clock.monotonic() + _LAG_SECONDS
             await self._clock.sleep(_LAG_SECONDS)
             self._observe(LoopLag(max(0.0, self._clock.monotonic() - expected)))
+
+
+def _written(told: list[bytes], accept: str) -> tuple[bytes, str]:
+    return exposition.rendered(exposition.merged(map(exposition.decode, told)), accept)
 
 
 def server_tls(server: ServerOptions) -> ssl.SSLContext | None:

@@ -111,11 +111,13 @@ class Cache:
         """Answer one query of a team.
 
         Raises UpstreamError when the vendor failed and no old page may be served, UpstreamRefusal when it refused the
-        query itself, NotCached when the client wanted a stored answer and there is none.
+        query itself, NotCached when the client wanted a stored answer and there is none, LimitReached when the team may
+        not have the vendor asked now.
         """
-        answer = await self._answer(query, request_id, wish)
+        answer = await self._answer(query, request_id, wish, team)
         self._observe(CacheAnswered(answer.result))
-        if self._prefetch and answer.entry.status == 200:
+        served_well = answer.result not in ("stale_if_error", "bypass") and answer.entry.status == 200
+        if self._prefetch and served_well and not wish.only_if_cached:
             self._look_ahead(query, request_id, team)
         return answer
 
@@ -131,23 +133,32 @@ class Cache:
         await asyncio.gather(*self._ahead, return_exceptions=True)
         await self._errands.close()
 
-    async def _answer(self, query: AssetsQuery, request_id: str, wish: Wish) -> Answer:
+    async def _answer(self, query: AssetsQuery, request_id: str, wish: Wish, team: str) -> Answer:
         found = await self._windows.find(query)
         forced = wish.refresh and not wish.only_if_cached
-        if forced and await self._turns.first(f"forced:{found.address.page}", FORCED_REFRESH_INTERVAL):
-            errand = replace(_errand(query, found, request_id), forced=True)
-            return await self._ask_vendor(errand, "request", fallback=_old(found) is not None)
+        if forced and await self._may_force(query, found):
+            errand = replace(_errand(query, found, request_id), forced=True, team=team)
+            return await self._ask_vendor(errand, found, "request", fallback=_old(found) is not None)
         match found.decision:
-            case Serve():
-                return _hit(found)
-            case ServeAndRefresh():
+            case Serve() as fresh:
+                return _hit(fresh, found.now, window=bool(found.sources))
+            case ServeAndRefresh(entry):
                 self._refresh(_errand(query, found, request_id), found)
-                return _hit(found)
+                return Answer(entry, "stale", found.now, window=bool(found.sources))
             case Fetch() if wish.only_if_cached:
                 raise NotCached
             case Fetch(fallback, expired):
-                errand = _errand(query, found, request_id)
-                return await self._ask_vendor(errand, "stale" if expired else "miss", fallback=fallback is not None)
+                errand = replace(_errand(query, found, request_id), team=team)
+                reason: Reason = "stale" if expired else "miss"
+                return await self._ask_vendor(errand, found, reason, fallback=fallback is not None)
+
+    async def _may_force(self, query: AssetsQuery, found: Found) -> bool:
+        """Whether no page that would be fetched for this query was fetched of late because a client said so."""
+        pages = [self._windows.address(page).page for page in self._stretches.of(query, found)]
+        firsts = [
+            await self._turns.first(f"forced:{page}", FORCED_REFRESH_INTERVAL) for page in pages or [found.address.page]
+        ]
+        return any(firsts)
 
     def _refresh(self, errand: Errand, found: Found) -> None:
         """Fetch behind the client's back what is in grace: the page, or those that its window was cut from."""
@@ -159,14 +170,14 @@ class Cache:
                 address = self._windows.address(query)
                 self._errands.begin(replace(errand, query=query, address=address, seen=source.started))
 
-    async def _ask_vendor(self, errand: Errand, reason: Reason, *, fallback: bool) -> Answer:
+    async def _ask_vendor(self, errand: Errand, found: Found, reason: Reason, *, fallback: bool) -> Answer:
         """Join the flight of this page, or begin it; `fallback` tells that an old page may be at hand."""
         began = self._clock.monotonic()
         follows = self._errands.under_way(errand)
         try:
             # With an old page at hand nobody waits longer than `patience`; the flight goes on and is stored.
             async with asyncio.timeout(self._patience if fallback else self._deadline):
-                landed, collapsed = await self._bring(errand)
+                landed, collapsed = await self._bring(errand, found)
         except (UpstreamError, TimeoutError) as error:
             status = error.status if isinstance(error, UpstreamError) else None
             waited = self._clock.monotonic() - began
@@ -178,7 +189,7 @@ class Cache:
                 )
             if isinstance(error, TimeoutError) and fallback:
                 # It ran out, or was purged, while we waited; what is left is to wait like everybody else.
-                return await self._ask_vendor(errand, reason, fallback=False)
+                return await self._ask_vendor(errand, found, reason, fallback=False)
             self._observe(CacheAnswered(_result(Forward(reason, stored=True, collapsed=follows))))
             raise error if isinstance(error, UpstreamError) else UpstreamTimeout("the deadline has passed") from None
         except UpstreamRefusal:
@@ -186,13 +197,13 @@ class Cache:
             raise
         now, waited = self._clock.now(), self._clock.monotonic() - began
         if landed.asked == "nobody":
-            return Answer(landed.entry, "negative" if landed.entry.status == 404 else "hit", now)
+            return _hit(Serve(landed.entry), now, window=landed.window)
         forward = Forward(reason, landed.entry.status, landed.stored, collapsed or landed.asked == "elsewhere")
         return Answer(landed.entry, _result(forward), now, forward, waited)
 
-    async def _bring(self, errand: Errand) -> Brought:
+    async def _bring(self, errand: Errand, found: Found) -> Brought:
         """The page as it was asked for, or a window of stretches that the vendor is asked for instead."""
-        return await self._stretches.bring(errand) or await self._errands.bring(errand)
+        return await self._stretches.bring(errand, found) or await self._errands.bring(errand)
 
     def _look_ahead(self, query: AssetsQuery, request_id: str, team: str) -> None:
         """Fetch the next pages for a client that crawls, if the vendor has nothing else to do for us."""
@@ -208,12 +219,13 @@ class Cache:
             task.add_done_callback(self._ahead.discard)
 
     async def _fetch_ahead(self, pages: list[AssetsQuery], request_id: str) -> None:
-        for query in pages:
-            found = await self._windows.find(query)
-            if not isinstance(found.decision, Fetch) or not self._idle():
-                continue
-            with suppress(UpstreamError, UpstreamRefusal):  # it was told, and nobody waits for it
-                await self._bring(_errand(query, found, request_id))
+        with suppress(UpstreamError, UpstreamRefusal):  # it was told, and nobody waits for it
+            for query in pages:
+                if self._windows.has(query) or not self._idle():
+                    continue
+                found = await self._windows.find(query)
+                if isinstance(found.decision, Fetch):
+                    await self._bring(_errand(query, found, request_id), found)
 
 
 def _errand(query: AssetsQuery, found: Found, request_id: str) -> Errand:
@@ -229,17 +241,11 @@ def _old(found: Found) -> Entry | None:
             return fallback
 
 
-def _hit(found: Found) -> Answer:
+def _hit(fresh: Serve, now: float, *, window: bool) -> Answer:
     """An answer without the vendor."""
-    match found.decision:
-        case Serve(entry):
-            window = bool(found.sources)
-            result: CacheResult = "negative" if entry.status == 404 else "window" if window else "hit"
-            return Answer(entry, result, found.now, window=window)
-        case ServeAndRefresh(entry):
-            return Answer(entry, "stale", found.now, window=bool(found.sources))
-        case Fetch():
-            raise AssertionError("there is nothing to serve")
+    entry = fresh.entry
+    result: CacheResult = "negative" if entry.status == 404 else "window" if window else "hit"
+    return Answer(entry, result, now, window=window)
 
 
 def _result(forward: Forward) -> CacheResult:

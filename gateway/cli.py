@@ -51,7 +51,11 @@ def _serve(arguments: argparse.Namespace) -> int:
     from gateway.run import serve  # noqa: PLC0415 - the other commands need no event loop, and start faster without
 
     flags = {f"server.{name}": getattr(arguments, name) for name in ("host", "port", "workers")}
-    return serve(load(file=getattr(arguments, "config", None), environ=os.environ, flags=flags))
+
+    def loaded() -> Loaded:
+        return load(file=getattr(arguments, "config", None), environ=os.environ, flags=flags)
+
+    return serve(loaded(), lambda: loaded().settings)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

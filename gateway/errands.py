@@ -15,6 +15,7 @@ from gateway.clock import Clock
 from gateway.core.admission import Candidate, Fetched, admit
 from gateway.core.entry import Entry
 from gateway.core.errors import (
+    LimitReached,
     StoreDown,
     UpstreamCircuitOpen,
     UpstreamError,
@@ -31,14 +32,17 @@ from gateway.flights.lease import Turns
 from gateway.flights.local import Flights
 from gateway.stores.base import Shelf, Store, filed
 
-# Fetch a page of the vendor: the query, the request id that the vendor is told, and a deadline on the monotonic clock.
-# Raises UpstreamError or UpstreamRefusal.
-FetchPage = Callable[[AssetsQuery, str, float], Awaitable[Fetched]]
+# Fetch a page of the vendor: the query, the request id that the vendor is told, a deadline on the monotonic clock, and
+# the team that it is for, if any. Raises UpstreamError or UpstreamRefusal.
+FetchPage = Callable[[AssetsQuery, str, float, str | None], Awaitable[Fetched]]
 
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """What a flight is sent for. It began under a purge epoch, when the copy at hand was one fetched at `seen`."""
+    """What a flight is sent for. It began under a purge epoch, when the copy at hand was one fetched at `seen`.
+
+    `team` pays for it from its budget of misses; nobody does for what is fetched behind a client's back.
+    """
 
     query: AssetsQuery
     address: Address
@@ -46,6 +50,7 @@ class Errand:
     seen: float
     request_id: str
     forced: bool = False
+    team: str | None = None
 
     @property
     def name(self) -> str:
@@ -57,12 +62,15 @@ class Errand:
 class Landed:
     """What a flight brought: an entry, and whether the vendor was asked for it here, by another replica, or not at all.
 
-    `stored` tells that others will be served with it too.
+    `stored` tells that others will be served with it too, `storable` that the vendor has nothing against that, and
+    `window` that it was cut from other pages.
     """
 
     entry: Entry
     asked: Literal["here", "elsewhere", "nobody"]
     stored: bool = True
+    storable: bool = True
+    window: bool = False
 
 
 class Brought(NamedTuple):
@@ -75,7 +83,8 @@ class Brought(NamedTuple):
 class Errands:
     """Flights under way; each may take `deadline` seconds.
 
-    `check` raises the UpstreamError that is certain to come of asking the vendor now, if there is one.
+    `check` raises the UpstreamError that is certain to come of asking the vendor now, if there is one; `charge` makes a
+    team pay for a fetch, or raises LimitReached.
     """
 
     def __init__(
@@ -85,6 +94,7 @@ class Errands:
         turns: Turns,
         fetch: FetchPage,
         check: Callable[[AssetsQuery], None],
+        charge: Callable[[str], Awaitable[None]],
         limits: Limits,
         lifetimes: Lifetimes,
         deadline: float,
@@ -96,8 +106,9 @@ class Errands:
         self._turns = turns
         self._fetch = fetch
         self._check = check
+        self._charge = charge
         self._limits = limits
-        self._lifetimes = lifetimes
+        self.lifetimes = lifetimes
         self._deadline = deadline
         self._clock = clock
         self._chance = chance
@@ -116,9 +127,18 @@ class Errands:
         return self._flights.join(errand.name, partial(self._fly, errand))
 
     async def bring(self, errand: Errand) -> Brought:
-        """Wait for the page, however it comes. Raises UpstreamError, or UpstreamRefusal, as the flight did."""
-        flight, leads = self.begin(errand)
-        return Brought(await asyncio.shield(flight), collapsed=not leads)
+        """Wait for the page, however it comes. Raises UpstreamError, or UpstreamRefusal, as the flight did.
+
+        Raises LimitReached when it is this team that would have to pay.
+        """
+        while True:
+            flight, leads = self.begin(errand)
+            try:
+                return Brought(await asyncio.shield(flight), collapsed=not leads)
+            except LimitReached as error:
+                if leads or error.team == errand.team:
+                    raise
+                # Who began the flight cannot pay for it, and who joined it may.
 
     async def close(self) -> None:
         """End the flights under way."""
@@ -137,6 +157,8 @@ class Errands:
                 if found is not None:
                     return found
                 if turn.mine:
+                    if errand.team is not None:
+                        await self._charge(errand.team)
                     try:
                         return await self._fetched(errand, deadline)
                     except (UpstreamError, UpstreamRefusal) as error:
@@ -165,17 +187,17 @@ class Errands:
 
     async def _fetched(self, errand: Errand, deadline: float) -> Landed:
         try:
-            fetched = await self._fetch(errand.query, errand.request_id, deadline)
+            fetched = await self._fetch(errand.query, errand.request_id, deadline, errand.team)
         except UpstreamError as error:
             self._observe(UpstreamFellShort(type(error).__name__, str(error)))
             raise
-        candidate = admit(errand.query, errand.address.page, fetched, self._lifetimes, self._chance())
+        candidate = admit(errand.query, errand.address.page, fetched, self.lifetimes, self._chance())
         shown = candidate.sight
         if shown.moulded:
             self._limits.learn(shown.limit, shown.printed, shown.end - shown.offset, shown.started)
         if not fetched.caching.storable:
             self._observe(VendorForbidsStoring())
-            return Landed(await self._named(errand, candidate), "here", stored=False)
+            return Landed(await self._named(errand, candidate), "here", stored=False, storable=False)
         try:
             kept = await self._store.keep(errand.address, candidate, errand.epoch)
         except StoreDown:
@@ -187,7 +209,7 @@ class Errands:
     async def _named(self, errand: Errand, candidate: Candidate) -> Entry:
         """The entry of a page that is not kept, named after the generation that it would belong to."""
         known = (await self._look_up(errand.address)).directory
-        return filed(errand.address, known, candidate, errand.epoch, self._clock.now())[1]
+        return filed(errand.address, known, candidate, errand.epoch, self._clock.now(), alone=True)[1]
 
     async def _look_up(self, address: Address) -> Shelf:
         try:

@@ -89,13 +89,15 @@ class Gate:
         return self._holds.refusals
 
     @asynccontextmanager
-    async def enter(self, aoi_id: str, keys: Hashable, begun: int, patience: float) -> AsyncIterator[Call]:
-        """A call of a fetch that was `begun`, for the block, after `patience` seconds in the queue at most.
+    async def enter(
+        self, aoi_id: str, keys: Hashable, begun: int, patience: float, team: str | None
+    ) -> AsyncIterator[Call]:
+        """A call of a fetch that was `begun` for a team, for the block, after `patience` seconds in the queue at most.
 
         Raises as `check`, and UpstreamOverloaded.
         """
         self._check_vendor(self._clock.monotonic())
-        async with self._places.take(patience):
+        async with self._places.take(patience, team):
             # While we waited the vendor may have refused the key to somebody else, or asked for a pause.
             if begun != self._holds.refusals:
                 self.check(aoi_id, keys)

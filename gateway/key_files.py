@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,6 +22,15 @@ _LOOK_SECONDS = 1.0
 _KEY: TypeAdapter[object] = TypeAdapter(ApiKey)
 
 _log = logging.getLogger("gateway")
+
+
+def renew(path: str, slot: Slot, keys: KeyRing, *, read: Callable[[str], str | None]) -> None:
+    """Put into the ring what the file holds now, if that can be used: it may be long since the ring was filled."""
+    with suppress(OSError, ValidationError):
+        content = read(path)
+        if content is not None:
+            _KEY.validate_python(content)
+            keys.replace(slot, content)
 
 
 async def follow(

@@ -108,6 +108,12 @@ class KeyRing:
             self._previous = new
         return True
 
+    def forget_previous(self) -> None:
+        """Use the previous key no more; it is withheld all the same."""
+        if self._previous is not None:
+            self._retired = (self._previous, *self._retired)[:_RETIRED_KEYS]
+            self._previous = None
+
     def stands_in(self, data: bytes) -> bool:
         """Whether any key stands in the bytes, in any form."""
         return any(key.stands_in(data) for key in (*self.in_order(), *self._retired))

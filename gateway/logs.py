@@ -10,7 +10,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, Protocol
 
 import msgspec
 import structlog
@@ -22,6 +22,14 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 _LINES = 10_000
 _CLOSE_SECONDS = 1.0
 _LOOK_SECONDS = 0.05
+
+
+class Lines(Protocol):
+    """Takes lines, and never waits."""
+
+    def write(self, line: bytes) -> None:
+        """Write a line, which comes without its end."""
+        ...
 
 
 class LineWriter:
@@ -73,9 +81,9 @@ class LineWriter:
 
 
 class _Handler(logging.Handler):
-    """Hands formatted records of the standard library's loggers to a LineWriter."""
+    """Hands formatted records of the standard library's loggers on as lines."""
 
-    def __init__(self, writer: LineWriter) -> None:
+    def __init__(self, writer: Lines) -> None:
         super().__init__()
         self._writer = writer
 
@@ -90,7 +98,7 @@ def chosen_format(wanted: Literal["auto", "text", "json"], *, terminal: bool) ->
     return wanted
 
 
-def configure(writer: LineWriter, form: Literal["text", "json"], level: str) -> None:
+def configure(writer: Lines, form: Literal["text", "json"], level: str) -> None:
     """Send everything that is logged in this process, by whichever library, to `writer`."""
     shared: list[Any] = [
         structlog.stdlib.add_log_level,

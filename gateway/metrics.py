@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from gateway import __version__
+from gateway import __version__, exposition
 from gateway.core import facts
 from gateway.core.breaker import BreakerState
 
@@ -31,7 +30,7 @@ _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _CACHE_RESULTS = ("hit", "window", "stale", "miss", "coalesced", "stale_if_error", "negative", "refresh", "bypass")
 _REDIS_COMMANDS = (
     "mget", "file", "mint", "lease", "release", "renew", "pttl", "set", "get", "getex", "publish", "time", "info",
-    "ping", "pause", "resume",
+    "ping", "pause", "resume", "budget",
 )  # fmt: skip
 _UPSTREAM_CODES = ("200", "404", "429", "500", "502", "503", "504", "timeout", "connect", "tls", "reset", "invalid")
 
@@ -51,7 +50,7 @@ class _Kept:
 
 
 class Metrics:
-    """Subscribe `observe` to facts; `scrape` renders what was counted. `teams` are the configured names."""
+    """Subscribe `observe` to facts; `numbers` is what was counted. `teams` are the configured names."""
 
     def __init__(self, registry: CollectorRegistry, teams: Iterable[str] = ()) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # a series of its own for each child, which nobody reads
@@ -68,6 +67,7 @@ class Metrics:
         self._count_upstream()
         self._count_redis()
         self._count_process()
+        self._count_reloads()
 
     def observe(self, fact: NamedTuple) -> None:
         """Count one fact."""
@@ -75,10 +75,9 @@ class Metrics:
         if sink is not None:
             sink(fact)
 
-    def scrape(self, accept: str) -> tuple[bytes, str]:
-        """Body and content type for an Accept header (OpenMetrics, or the Prometheus text format)."""
-        encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+    def numbers(self) -> exposition.Numbers:
+        """What was counted so far. May be called from another thread."""
+        return exposition.taken(self._registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self._registry)
@@ -112,6 +111,13 @@ class Metrics:
 
         self._sinks[facts.RequestBegan] = lambda _: in_flight.inc()
         self._sinks[facts.RequestServed] = served
+        limited = _Kept(
+            self._counter("gateway_rate_limited_total", "Requests refused for want of budget", "team", "scope")
+        )
+        for team in teams:
+            for scope in ("requests", "misses"):
+                limited(team, scope)
+        self._sinks[facts.RateLimited] = lambda fact: limited(fact.team, fact.scope).inc()
         failures = _Kept(self._counter("gateway_auth_failures_total", "Credentials refused", "reason"))
         for reason in ("missing", "unknown", "conflicting"):
             failures(reason)
@@ -210,6 +216,21 @@ class Metrics:
 
         self._sinks[facts.RedisCommand] = sent
         self._sinks[facts.RedisWent] = lambda fact: up.set(1 if fact.up else 0)
+
+    def _count_reloads(self) -> None:
+        reloads = _Kept(
+            self._counter("gateway_config_reloads_total", "Times that the configuration was read", "result")
+        )
+        for result in ("success", "failure"):
+            reloads(result)
+        last = self._gauge("gateway_config_last_reload_successful", "0 when the last reload was refused")
+        last.set(1)
+
+        def reloaded(fact: facts.Reloaded) -> None:
+            reloads("success" if fact.fine else "failure").inc()
+            last.set(fact.fine)
+
+        self._sinks[facts.Reloaded] = reloaded
 
     def _count_process(self) -> None:
         lag = self._histogram("gateway_event_loop_lag_seconds", "How late the event loop was for a timer", _LAG_BUCKETS)

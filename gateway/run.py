@@ -1,44 +1,51 @@
 """Processes: bind the sockets, run the loop, end on a signal.
 
-This file owns what a process does besides serving: its loop, its signals, its standard output, and the words for a port
-that is taken.
+This file owns what a process does besides serving: its loop, its signals, its standard output. Several that serve
+together are started by `workers.supervisor`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import signal
 import socket
 import ssl
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 from gateway.app import Gateway, Sockets, server_tls
-from gateway.caller import reachable_host
 from gateway.keys import KeyRing
 from gateway.logs import LineWriter, chosen_format, configure
 from gateway.mock_vendor import MockVendor
-from gateway.settings import Loaded, Settings, load
+from gateway.ports import PortTakenError, bind_all, url_of
+from gateway.settings import ConfigurationError, Loaded, Settings, load
 from gateway.stores.redis_client import BadStoreUrl, connect
+from gateway.workers.funnel import Funnel
+from gateway.workers.peers import Peers
+from gateway.workers.supervisor import Supervisor
 
 FINE, FAILED, CONFIGURATION = 0, 1, 3
-_BACKLOG = 1024
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 
 _log = logging.getLogger("gateway")
 
 
-def serve(loaded: Loaded) -> int:
-    """Run the gateway until SIGTERM or SIGINT."""
+def serve(loaded: Loaded, again: Callable[[], Settings]) -> int:
+    """Run the gateway until SIGTERM or SIGINT; at SIGHUP it goes by what `again` loads."""
     try:
-        sockets = _bind_all(loaded.settings)
-    except _PortTakenError as error:
+        sockets = bind_all(loaded.settings)
+    except PortTakenError as error:
         print(error, file=sys.stderr)
         return FAILED
-    return _run(_serve(loaded, sockets))
+    if loaded.settings.server.workers > 1 and hasattr(os, "fork"):
+        return _supervise(loaded, sockets, again)
+    return _run(_serve(loaded, sockets, again))
 
 
 def demo(environ: Mapping[str, str], *, port: int | None) -> int:
@@ -51,21 +58,23 @@ def mock_vendor(*, port: int, key: str | None, aois: int, seed: int) -> int:
     return _run(_mock_vendor(port, key, aois, seed))
 
 
-async def _serve(loaded: Loaded, sockets: Sockets) -> int:
-    stop = _on_signals()
+async def _serve(loaded: Loaded, sockets: Sockets, again: Callable[[], Settings]) -> int:
+    stop = _on_signals(*_ENDING)
     settings = loaded.settings
     keys, writer, form = _prepare(settings)
     try:
         for warning in loaded.warnings:
             _log.warning(warning)
         if settings.server.workers > 1:
-            _log.warning("server.workers has no effect yet: one process serves")
+            _log.warning("server.workers has no effect here: on Windows one process serves")
         if found := unusable(settings):
             print("\n".join(f"{loaded.source}: {fault}" for fault in found), file=sys.stderr)
             return CONFIGURATION
         gateway = Gateway(settings, keys, writer, form)
         await gateway.start(sockets)
-        _log.info("listening", extra={"url": _url(settings, sockets.client), "configuration": loaded.source})
+        if hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloads.reload, again)
+        _log.info("listening", extra={"url": url_of(settings, sockets.client), "configuration": loaded.source})
         why = await stop
         _log.info("stopping", extra={"why": why.name})
         # A person at the keyboard has no load balancer to wait for.
@@ -76,8 +85,83 @@ async def _serve(loaded: Loaded, sockets: Sockets) -> int:
     return FINE
 
 
+def _supervise(loaded: Loaded, sockets: Sockets, again: Callable[[], Settings]) -> int:
+    """Run several workers, which share the sockets. Nothing here may begin a thread or a loop: see `Supervisor`."""
+    settings = loaded.settings
+    form = chosen_format(settings.log.format, terminal=sys.stdout.isatty())
+    funnel = Funnel(sys.stdout.fileno(), key_ring(settings).withhold)
+    configure(funnel, form, settings.log.level)
+    for warning in loaded.warnings:
+        _log.warning(warning)
+    if found := unusable(settings):
+        funnel.pour_all()
+        print("\n".join(f"{loaded.source}: {fault}" for fault in found), file=sys.stderr)
+        return CONFIGURATION
+    url, workers = url_of(settings, sockets.client), settings.server.workers
+    latest: Settings | None = None
+
+    def work(channel: socket.socket) -> int:
+        return _run(_work(settings, latest, sockets, form=form, channel=channel, again=again))
+
+    def reload() -> None:
+        """Keep for workers that are started later what those that live take over now, or refuse and tell of."""
+        nonlocal latest
+        with suppress(ConfigurationError):
+            now = again()
+            latest = now if now.auth_mode == settings.auth_mode else latest
+
+    code = Supervisor(
+        workers,
+        work,
+        [sock for sock in sockets if sock is not None],
+        funnel,
+        # A request that begins when the drain ends, and a slow reader of its answer.
+        longest=settings.server.drain + settings.upstream.deadline + 30.0,
+        when_hung_up=reload,
+        when_started=lambda: _log.info(
+            "listening", extra={"url": url, "configuration": loaded.source, "workers": workers}
+        ),
+    ).run()
+    _log.info("stopped")
+    funnel.pour_all()
+    return code
+
+
+async def _work(
+    settings: Settings, latest: Settings | None, sockets: Sockets, *, form: Any, channel: socket.socket,
+    again: Callable[[], Settings],
+) -> int:  # fmt: skip
+    """Serve as one worker of several, until told to end by the parent, by its death, or by a signal of its own.
+
+    `latest` is what the others have taken over since they were built from `settings`.
+    """
+    stop = _on_signals(signal.SIGTERM)
+    peers = Peers(channel)
+    keys, writer, _ = _prepare(settings, form)
+    try:
+        gateway = Gateway(settings, keys, writer, form, peers=peers)
+        if latest is not None:
+            gateway.reloads.reload(lambda: latest)
+        gateway.reloads.renew_keys()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloads.reload, again)
+        await peers.open()
+        talking = asyncio.create_task(peers.run())
+        await gateway.start(sockets)
+        peers.started()
+        first: list[asyncio.Future[Any]] = [stop, peers.ended]
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        alone = not peers.ended.done()
+        peers.ended.add_done_callback(lambda _: gateway.unready())
+        await gateway.stop(drain=alone or peers.ended.result() == "drain", alone=alone)
+        await peers.close()
+        await talking
+    finally:
+        writer.close()
+    return FINE
+
+
 async def _demo(environ: Mapping[str, str], port: int | None) -> int:
-    stop = _on_signals()
+    stop = _on_signals(*_ENDING)
     vendor = MockVendor(key=secrets.token_urlsafe(24))
     vendor_url = await vendor.start()
     try:
@@ -93,15 +177,15 @@ async def _demo(environ: Mapping[str, str], port: int | None) -> int:
             use_file=False,
         ).settings
         try:
-            sockets = _bind_all(settings)
-        except _PortTakenError as error:
+            sockets = bind_all(settings)
+        except PortTakenError as error:
             print(error, file=sys.stderr)
             return FAILED
         keys, writer, form = _prepare(settings)
         gateway = Gateway(settings, keys, writer, form, example_aoi=vendor.aoi_ids[0])
         try:
             await gateway.start(sockets)
-            print(_invitation(_url(settings, sockets.client), vendor_url, vendor.aoi_ids[0]), flush=True)
+            print(_invitation(url_of(settings, sockets.client), vendor_url, vendor.aoi_ids[0]), flush=True)
             await stop
             await gateway.stop(drain=False)
         finally:
@@ -112,12 +196,12 @@ async def _demo(environ: Mapping[str, str], port: int | None) -> int:
 
 
 async def _mock_vendor(port: int, key: str | None, aois: int, seed: int) -> int:
-    stop = _on_signals()
+    stop = _on_signals(*_ENDING)
     vendor = MockVendor(key=key or secrets.token_urlsafe(24), aois=aois, seed=seed)
     try:
         url = await vendor.start(port=port)
     except OSError:
-        print(_PortTakenError("127.0.0.1", port, "--port"), file=sys.stderr)
+        print(PortTakenError("127.0.0.1", port, "--port"), file=sys.stderr)
         return FAILED
     try:
         print(f"Stand-in vendor: {url}" + ("" if key else f"\nIts key: {vendor.key}"))
@@ -140,10 +224,10 @@ def _invitation(gateway: str, vendor: str, aoi_id: str) -> str:
     )
 
 
-def _prepare(settings: Settings) -> tuple[KeyRing, LineWriter, Any]:
+def _prepare(settings: Settings, form: Any = None) -> tuple[KeyRing, LineWriter, Any]:
     """The key, and standard output as the place for logs."""
     keys = key_ring(settings)
-    form = chosen_format(settings.log.format, terminal=sys.stdout.isatty())
+    form = form or chosen_format(settings.log.format, terminal=sys.stdout.isatty())
     writer = LineWriter(sys.stdout.buffer, keys.withhold)
     configure(writer, form, settings.log.level)
     return keys, writer, form
@@ -166,8 +250,8 @@ def _run(main: Coroutine[Any, Any, int]) -> int:
         return runner.run(main)
 
 
-def _on_signals() -> asyncio.Future[signal.Signals]:
-    """A future that the first SIGTERM or SIGINT sets; a second one ends the process at once, as people expect."""
+def _on_signals(*numbers: signal.Signals) -> asyncio.Future[signal.Signals]:
+    """A future that the first of these signals sets; a second one ends the process at once, as people expect."""
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[signal.Signals] = loop.create_future()
 
@@ -179,53 +263,15 @@ def _on_signals() -> asyncio.Future[signal.Signals]:
 
         loop.call_soon_threadsafe(set_once)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in numbers:
         try:
             loop.add_signal_handler(number, told, number)
         except NotImplementedError:  # Windows
             signal.signal(number, told)
     if hasattr(signal, "SIGHUP"):  # whose default would end the process
-        loop.add_signal_handler(signal.SIGHUP, _log.warning, "a running gateway does not read its configuration anew")
+        loop.add_signal_handler(signal.SIGHUP, _log.warning, "nothing to read anew yet")
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP, *numbers))  # a worker's have waited for this
     return stop
-
-
-class _PortTakenError(Exception):
-    """Somebody listens there already."""
-
-    def __init__(self, host: str, port: int, mend: str) -> None:
-        super().__init__(
-            f"cannot listen on {host} port {port}: it is in use, or not ours to take; choose another by {mend}"
-        )
-
-
-def _bind_all(settings: Settings) -> Sockets:
-    server, ops = settings.server, settings.ops
-    client = _bind(server.host, server.port, "--port or GATEWAY_SERVER__PORT")
-    if ops.port is None:
-        return Sockets(client, None)
-    try:
-        return Sockets(client, _bind(ops.host or "127.0.0.1", ops.port, "GATEWAY_OPS__PORT"))
-    except _PortTakenError:
-        client.close()
-        raise
-
-
-def _bind(host: str, port: int, mend: str) -> socket.socket:
-    """A listening socket. Raises _PortTakenError, whatever the reason: the words fit all of them."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        dual = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
-    except (OSError, OverflowError):
-        raise _PortTakenError(host, port, mend) from None
-
-
-def _url(settings: Settings, sock: socket.socket) -> str:
-    scheme = "http" if settings.server.tls_cert_file is None else "https"
-    host, port = reachable_host(settings.server.host), sock.getsockname()[1]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def unusable(settings: Settings) -> list[str]:

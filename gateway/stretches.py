@@ -17,18 +17,18 @@ from typing import Literal
 from gateway.clock import Clock
 from gateway.core.directory import Directory
 from gateway.core.entry import Entry
+from gateway.core.errors import UpstreamRefusal, UpstreamTimeout, UpstreamTooLarge
 from gateway.core.limits import Limits
 from gateway.core.mould import Figures
-from gateway.core.policy import Serve
 from gateway.core.query import AssetsQuery
 from gateway.core.windows import end_of
 from gateway.errands import Brought, Errand, Errands, Landed
 from gateway.windows import Found, Windows
 
-# A window that needs more stretches than this is fetched as it was asked for.
-_MOST_STRETCHES = 16
-# As often it is tried anew, because the listing turned out to be longer or another one.
-_ROUNDS = 4
+# A window that needs more stretches than this is fetched as it was asked for: one request must not become many.
+_MOST_STRETCHES = 3
+# As often it is tried anew, because the listing turned out to be longer or another one, or was purged.
+_ROUNDS = 3
 # So long, in seconds, stretches are not tried again where they were no use; and for so many listings at most.
 _NO_USE_SECONDS = 60.0
 _MOST_LISTINGS = 10_000
@@ -43,41 +43,65 @@ class Stretches:
         self._errands = errands
         self._limits = limits
         self._clock = clock
-        self._no_use: dict[str, float] = {}
+        self._no_use: dict[tuple[str, str], float] = {}
 
-    async def bring(self, errand: Errand) -> Brought | None:
+    def of(self, query: AssetsQuery, found: Found) -> list[AssetsQuery]:
+        """The stretches that would be asked for; none where the page is fetched as it was asked for."""
+        if not self._chunk or self._clock.monotonic() < self._no_use.get(_listing(found), -math.inf):
+            return []
+        directory = found.directory
+        known = directory is not None and any(found.now < page.fresh_until for page in directory.pages)
+        return self._needed(query, directory.total if directory is not None and known else None)
+
+    async def bring(self, errand: Errand, found: Found) -> Brought | None:
         """Bring the window; None where it has to be fetched as it was asked for. Raises what `Errands.bring` raises."""
-        listing = errand.address.listing
-        if not self._chunk or self._clock.monotonic() < self._no_use.get(listing, -math.inf):
-            return None
         every: list[Brought] = []
         since = math.inf
         for _ in range(_ROUNDS):
-            found = await self._windows.find(errand.query, since=since)
-            afresh = errand.forced and not every
-            if isinstance(found.decision, Serve) and not afresh:
-                return _together(found.decision.entry, every)
-            wanted = self._wanted(errand.query, found, since, afresh=afresh)
+            needed = self.of(errand.query, found)
+            wanted = needed if errand.forced and not every else self._missing(needed, found, since)
             if not wanted:
-                break
-            brought = await asyncio.gather(*(self._errands.bring(self._sent(errand, found, one)) for one in wanted))
-            every += brought
-            for one in brought:
+                return None
+            try:
+                every += await asyncio.gather(*(self._errands.bring(self._sent(errand, found, one)) for one in wanted))
+            except (UpstreamRefusal, UpstreamTooLarge):
+                # Nobody asked for so much; it may be well with what was asked for.
+                self._note_no_use(found)
+                return None
+            except UpstreamTimeout:
+                self._note_no_use(found)
+                raise
+            for one in every:
                 if one.landed.entry.status == 404:
                     return one
-            if not all(one.landed.stored for one in brought):
-                break
             since = min(one.landed.entry.started for one in every)
-        if every:
-            self._note_no_use(listing)
+            found, entry = await self._windows.fetched(errand.query, since, only=errand.forced)
+            if entry is not None:
+                return _together(entry, every)
+            if self._are_no_use(wanted, every[-len(wanted) :], found):
+                self._note_no_use(found)
+                return None
         return None
 
-    def _wanted(self, query: AssetsQuery, found: Found, since: float, *, afresh: bool) -> list[AssetsQuery]:
-        """The stretches that the window needs and that are not there; of a listing of unknown length the first."""
-        needed = self._needed(query, None if found.directory is None else found.directory.total)
-        if afresh or found.directory is None or found.directory.total is None:
+    @staticmethod
+    def _missing(needed: list[AssetsQuery], found: Found, since: float) -> list[AssetsQuery]:
+        directory = found.directory
+        if directory is None or directory.total is None:
             return needed  # a 404 is found where it was left
-        return [one for one in needed if not _is_fresh(found.directory, one, found.now, since)]
+        return [one for one in needed if not _is_fresh(directory, one, found.now, since)]
+
+    @staticmethod
+    def _are_no_use(asked: list[AssetsQuery], brought: Sequence[Brought], found: Found) -> bool:
+        """Whether these stretches show that none of this listing will do: they may not be kept, or have no mould.
+
+        How an empty page is printed shows nothing, and what was purged or overtaken is tried again.
+        """
+        total = None if found.directory is None else found.directory.total
+        return any(
+            not one.landed.storable
+            or (one.landed.stored and not one.landed.entry.mould and (total is None or query.offset < total))
+            for query, one in zip(asked, brought, strict=True)
+        )
 
     def _needed(self, query: AssetsQuery, total: int | None) -> list[AssetsQuery]:
         printed = self._limits.printed(self._chunk + 1)
@@ -90,6 +114,8 @@ class Stretches:
         if total is not None:
             end = end_of(Figures(total, query.offset, limit or query.limit))
             last = max(first, -(-(end - 1) // size) - 1)
+            if query.offset >= total:
+                return []  # only a page from there tells how the vendor prints an empty one
         if last - first >= _MOST_STRETCHES:
             return []
         return [query.window(number * size, size + 1) for number in range(first, last + 1)]
@@ -105,10 +131,14 @@ class Stretches:
             seen=-math.inf if known is None else known.started,
         )
 
-    def _note_no_use(self, listing: str) -> None:
+    def _note_no_use(self, found: Found) -> None:
         if len(self._no_use) >= _MOST_LISTINGS:
             self._no_use.clear()
-        self._no_use[listing] = self._clock.monotonic() + _NO_USE_SECONDS
+        self._no_use[_listing(found)] = self._clock.monotonic() + _NO_USE_SECONDS
+
+
+def _listing(found: Found) -> tuple[str, str]:
+    return found.address.listing, found.epoch
 
 
 def _is_fresh(directory: Directory, stretch: AssetsQuery, now: float, since: float) -> bool:
@@ -122,4 +152,4 @@ def _together(entry: Entry, brought: Sequence[Brought]) -> Brought:
     asked: Literal["here", "elsewhere", "nobody"] = (
         "here" if "here" in ways else "elsewhere" if "elsewhere" in ways else "nobody"
     )
-    return Brought(Landed(entry, asked), collapsed=bool(brought) and all(one.collapsed for one in brought))
+    return Brought(Landed(entry, asked, window=True), collapsed=bool(brought) and all(one.collapsed for one in brought))

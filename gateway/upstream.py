@@ -95,13 +95,13 @@ class Upstream:
         """Raise the UpstreamError that is certain to come of a fetch now, because the vendor may not be asked."""
         self._gate.check(query.aoi_id, self._keys.in_order())
 
-    async def fetch(self, query: AssetsQuery, request_id: str, deadline: float) -> Fetched:
-        """Ask the vendor for one page, until `deadline` on the monotonic clock at the latest.
+    async def fetch(self, query: AssetsQuery, request_id: str, deadline: float, team: str | None) -> Fetched:
+        """Ask the vendor for one page, for a team or for nobody, until `deadline` on the monotonic clock at the latest.
 
         Raises UpstreamError when the vendor failed, UpstreamRefusal when it refused the query.
         """
         started = self._clock.now()
-        answer = await self._with_either_key(query, request_id, deadline)
+        answer = await self._with_either_key(query, request_id, deadline, team)
         arrived = self._clock.now()
         try:
             body, listing = read_answer(
@@ -122,13 +122,13 @@ class Upstream:
             arrived=arrived,
         )
 
-    async def _with_either_key(self, query: AssetsQuery, request_id: str, deadline: float) -> _Answer:
+    async def _with_either_key(self, query: AssetsQuery, request_id: str, deadline: float, team: str | None) -> _Answer:
         """Ask with the current key and, if that one is refused, once with the previous one."""
         keys = self._keys.in_order()
         begun = self._gate.begin(query.aoi_id, keys)
         statuses: tuple[int, ...] = ()
         for key in keys:
-            fetch = _Fetch(query, request_id, deadline, keys, begun)
+            fetch = _Fetch(query, request_id, deadline, team, keys, begun)
             answer = await self._with_retries(fetch, key)
             if answer.status not in (401, 403):
                 self._gate.accepted(query.aoi_id)
@@ -171,7 +171,7 @@ class Upstream:
 
     async def _attempt(self, fetch: _Fetch, key: VendorKey, *, again: bool) -> _Answer:
         left = fetch.deadline - self._clock.monotonic()
-        async with self._gate.enter(fetch.query.aoi_id, fetch.keys, fetch.begun, left) as call:
+        async with self._gate.enter(fetch.query.aoi_id, fetch.keys, fetch.begun, left, fetch.team) as call:
             if not again:
                 self._budget.called()
             began = self._clock.monotonic()
@@ -225,11 +225,12 @@ class Upstream:
 
 
 class _Fetch(NamedTuple):
-    """One fetch: what is asked for, until when, with which keys, and under what `Gate.begin` gave."""
+    """One fetch: what is asked for, until when, for whom, with which keys, and under what `Gate.begin` gave."""
 
     query: AssetsQuery
     request_id: str
     deadline: float
+    team: str | None
     keys: tuple[VendorKey, ...]
     begun: int
 

@@ -50,15 +50,12 @@ class Windows:
         self._clock = clock
         self._observe = observe
 
-    async def find(self, query: AssetsQuery, *, since: float = math.inf) -> Found:
-        """The best there is for a query: fresh page, fresh window, page in grace, window in grace, or what is kept.
-
-        Pages whose fetch began at `since` (Unix time) or later count as fresh in windows.
-        """
+    async def find(self, query: AssetsQuery) -> Found:
+        """The best there is for a query: fresh page, fresh window, page in grace, window in grace, or what is kept."""
         address = query.address(self._scope)
         shelf = self._store.glance(address)
         if shelf is not None and shelf.entry is None:
-            found = self._from_memory(query, address, shelf, since)
+            found = self._from_memory(query, address, shelf)
             if found is not None:
                 self._observe(TierLookup("memory", "hit"))
                 return found
@@ -66,25 +63,47 @@ class Windows:
         elif shelf is not None:
             self._observe(TierLookup("memory", "hit"))
         if shelf is None:
-            try:
-                shelf = await self._store.look_up(address)
-            except StoreDown:
-                shelf = Shelf("", None, None)  # the vendor still has the page
+            shelf = await self._look_up(address)
         now = self._clock.now()
         exact = decide(shelf.entry, now, current=shelf.current)
         seen = -math.inf if shelf.entry is None else shelf.entry.started
         found = Found(exact, now, address, shelf.epoch, shelf.directory, seen)
-        planned = None if isinstance(exact, Serve) else self._plan(query, shelf.directory, now, since)
+        planned = None if isinstance(exact, Serve) else self._plan(query, shelf.directory, now)
         if planned is None or _as_good(exact, planned.state):
             return found
-        entry = self._in_memory(query, address, planned, shelf)
-        if entry is None:
-            with suppress(StoreDown):
-                pages = await self._store.read(address, self._pages(query, planned), shelf.epoch)
-                entry = self._made(address, planned, shelf, pages)
+        entry = await self._window(query, address, planned, shelf)
         if entry is None:
             return found
         return replace(found, decision=_decision(planned.state, entry), sources=planned.pages)
+
+    async def fetched(self, query: AssetsQuery, since: float, *, only: bool) -> tuple[Found, Entry | None]:
+        """What there is after fetches that began at `since` (Unix time) or later: a window of their pages, if they do.
+
+        Their pages count as fresh however short they live, and no others do where `only` those are wanted.
+        """
+        address = query.address(self._scope)
+        shelf = await self._look_up(address)
+        now = self._clock.now()
+        found = Found(Fetch(None, expired=False), now, address, shelf.epoch, shelf.directory, -math.inf)
+        planned = self._plan(query, shelf.directory, now, since=since, only=only)
+        if planned is None or planned.state != "fresh":
+            return found, None
+        return found, await self._window(query, address, planned, shelf)
+
+    def has(self, query: AssetsQuery) -> bool | None:
+        """Whether a query would be answered without the vendor, as far as this process knows (None: it does not).
+
+        Nothing counts as used by that.
+        """
+        directory = self._store.directory(self.address(query))
+        if directory is None:
+            return None
+        now = self._clock.now()
+        exact = directory.seen(query.offset, query.limit)
+        if exact is not None and now < exact.grace_until:
+            return True
+        planned = self._plan(query, directory, now)
+        return planned is not None and planned.state != "kept"
 
     def step(self, query: AssetsQuery) -> int:
         """How many assets the vendor sends for this query's limit, as far as is known."""
@@ -92,20 +111,26 @@ class Windows:
 
     def total(self, query: AssetsQuery) -> int | None:
         """How many assets the listing has; None where that is not known in this process."""
-        shelf = self._store.glance(query.address(self._scope))
-        return None if shelf is None or shelf.directory is None else shelf.directory.total
+        directory = self._store.directory(self.address(query))
+        return None if directory is None else directory.total
 
     def address(self, query: AssetsQuery) -> Address:
         """Where the page of a query is kept."""
         return query.address(self._scope)
 
-    def _from_memory(self, query: AssetsQuery, address: Address, shelf: Shelf, since: float) -> Found | None:
+    async def _look_up(self, address: Address) -> Shelf:
+        try:
+            return await self._store.look_up(address)
+        except StoreDown:
+            return Shelf("", None, None)  # the vendor still has the page
+
+    def _from_memory(self, query: AssetsQuery, address: Address, shelf: Shelf) -> Found | None:
         """A fresh window whose pages are all in this process, unless a fresh page is known to be elsewhere."""
         now, directory = self._clock.now(), shelf.directory
         exact = None if directory is None else directory.seen(query.offset, query.limit)
         if directory is None or (exact is not None and now < exact.fresh_until):
             return None
-        planned = self._plan(query, directory, now, since)
+        planned = self._plan(query, directory, now)
         if planned is None or planned.state != "fresh":
             return None
         entry = self._in_memory(query, address, planned, shelf)
@@ -113,19 +138,35 @@ class Windows:
             return None
         return Found(Serve(entry), now, address, shelf.epoch, directory, -math.inf, planned.pages)
 
-    def _plan(self, query: AssetsQuery, directory: Directory | None, now: float, since: float) -> Plan | None:
+    def _plan(
+        self,
+        query: AssetsQuery,
+        directory: Directory | None,
+        now: float,
+        *,
+        since: float = math.inf,
+        only: bool = False,
+    ) -> Plan | None:
         if directory is None or not directory.moulded:
             return None
         for asked, printed, count, started in directory.limits_seen:
             self._limits.learn(asked, printed, count, started)
         limit = self._limits.printed(query.limit)
-        planned = None if limit is None else plan(directory, query.offset, limit, now, since=since)
+        planned = None if limit is None else plan(directory, query.offset, limit, now, since=since, only=only)
         if planned is None or not self._limits.delivers(end_of(planned.figures) - query.offset):
             return None
         return planned
 
     def _pages(self, query: AssetsQuery, planned: Plan) -> list[str]:
         return [self.address(query.window(source.offset, source.limit)).page for source in planned.pages]
+
+    async def _window(self, query: AssetsQuery, address: Address, planned: Plan, shelf: Shelf) -> Entry | None:
+        entry = self._in_memory(query, address, planned, shelf)
+        if entry is None:
+            with suppress(StoreDown):
+                pages = await self._store.read(address, self._pages(query, planned), shelf.epoch)
+                entry = self._made(address, planned, shelf, pages)
+        return entry
 
     def _in_memory(self, query: AssetsQuery, address: Address, planned: Plan, shelf: Shelf) -> Entry | None:
         """The window if it was made before, or if all its pages are in this process."""

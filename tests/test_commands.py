@@ -169,7 +169,12 @@ def test_a_certificate_that_is_none_is_one_clear_line(tmp_path: Path) -> None:
     file = tmp_path / "no.pem"
     file.write_text("no certificate", encoding="utf-8")
     environ = {**KEY, "GATEWAY_SERVER__TLS_CERT_FILE": str(file), "GATEWAY_SERVER__TLS_KEY_FILE": str(file)}
-    for told in (run("serve", "--port", "0", environ=environ), run("check", environ=environ)):
+    redis = {**environ, "GATEWAY_CACHE__URL": "redis://127.0.0.1"}
+    for told in (
+        run("serve", "--port", "0", environ=environ),
+        run("serve", "--port", "0", "--workers", "2", environ=redis),
+        run("check", environ=environ),
+    ):
         assert told.returncode == 3
         assert len((told.stdout + told.stderr).splitlines()) == 1
         assert "server.tls_cert_file: " in told.stdout + told.stderr

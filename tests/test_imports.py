@@ -16,10 +16,11 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {"run", "settings", "core", "tokens", "caller", "web", "warm", "progress", "clock"}
     | {"argument_types"},
-    "run": {"app", "settings", "mock_vendor", "logs", "keys", "caller", "stores"},
-    "app": {"settings", "web", "cache", "windows", "errands", "stretches", "stores", "flights", "upstream", "gate"}
-    | {"metrics", "journal", "logs"}
-    | {"keys", "key_files", "clock", "core"},
+    "run": {"app", "settings", "mock_vendor", "logs", "keys", "ports", "stores", "workers"},
+    "ports": {"app", "settings", "caller"},
+    "app": {"settings", "web", "cache", "windows", "errands", "stretches", "stores", "flights", "upstream"}
+    | {"gate", "budgets", "metrics", "exposition", "workers", "journal", "logs"}
+    | {"keys", "reload", "clock", "core"},
     "web": {"cache", "core", "clock", "logs"},
     "cache": {"windows", "errands", "stretches", "stores", "flights", "core", "clock"},
     "stretches": {"windows", "errands", "core", "clock"},
@@ -30,10 +31,14 @@ ALLOWED: dict[str, set[str]] = {
     "upstream": {"bodies", "sending", "gate", "core", "clock", "keys"},
     "bodies": {"core"},
     "sending": {"core"},
+    "budgets": {"core", "clock"},
+    "reload": {"settings", "web", "budgets", "errands", "keys", "key_files", "clock", "core"},
     "gate": {"places", "core", "clock"},
     "places": {"core"},
     "settings": {"core"},
-    "metrics": {"core"},
+    "metrics": {"core", "exposition"},
+    "exposition": set(),
+    "workers": {"exposition", "clock", "core"},
     "journal": {"core", "clock"},
     "logs": {"core"},
     "argument_types": {"core"},
@@ -51,7 +56,7 @@ ALLOWED: dict[str, set[str]] = {
 # Libraries that have one home, or a few.
 HOMES = {
     "redis": {"stores"},
-    "prometheus_client": {"metrics", "app"},
+    "prometheus_client": {"metrics", "exposition", "app"},
     "structlog": {"logs"},
     "jinja2": {"web"},
     "aiohttp": {"bodies", "sending", "web", "upstream", "mock_vendor", "warm"},

@@ -15,13 +15,13 @@ from gateway.places import Places
 class Guest:
     """Somebody who takes a place until told to leave."""
 
-    def __init__(self, places: Places, *, patience: float = 30.0) -> None:
+    def __init__(self, places: Places, team: str | None = None, *, patience: float = 30.0) -> None:
         self.inside = asyncio.Event()
         self.leave = asyncio.Event()
-        self.task = asyncio.create_task(self._visit(places, patience))
+        self.task = asyncio.create_task(self._visit(places, patience, team))
 
-    async def _visit(self, places: Places, patience: float) -> None:
-        async with places.take(patience):
+    async def _visit(self, places: Places, patience: float, team: str | None) -> None:
+        async with places.take(patience, team):
             self.inside.set()
             await self.leave.wait()
 
@@ -87,3 +87,41 @@ async def test_the_limit_may_change() -> None:
     for guest in guests:
         guest.leave.set()
         await guest.task
+
+
+async def test_a_team_that_has_half_of_the_places_lets_others_go_first() -> None:
+    places = Places(4, 100, Facts())
+    flood = [Guest(places, "flood") for _ in range(20)]
+    await turns()
+    assert sum(guest.inside.is_set() for guest in flood) == 4  # as long as nobody else is there
+    others = [Guest(places, "other") for _ in range(3)]
+    for guest in flood[:2]:
+        guest.leave.set()
+        await guest.task
+    await turns()
+    assert [guest.inside.is_set() for guest in others] == [True, True, False]
+    flood[2].leave.set()
+    await flood[2].task
+    await turns()
+    # Of two teams that have as much as they may while others wait, the first in the queue is next.
+    assert sum(guest.inside.is_set() for guest in flood[3:]) == 2
+    for guest in (*flood, *others):
+        guest.leave.set()
+    await asyncio.gather(*(guest.task for guest in (*flood, *others)))
+    assert places.idle
+
+
+async def test_a_flood_does_not_keep_others_out_of_the_queue() -> None:
+    places = Places(1, 10, Facts())
+    flood = [Guest(places, "flood") for _ in range(11)]
+    await turns()
+    other = Guest(places, "other")
+    await turns()
+    with pytest.raises(UpstreamOverloaded):
+        await flood[-1].task
+    with pytest.raises(UpstreamOverloaded):
+        await Guest(places, "flood").task
+    for guest in (*flood, other):
+        guest.leave.set()
+    await asyncio.gather(*(guest.task for guest in (*flood[:-1], other)))
+    assert places.idle

@@ -22,11 +22,12 @@ from itertools import accumulate
 from typing import Literal
 
 import msgspec
+from msgspec import structs
 
 from gateway.core.listing import ID_BYTES, NO_ID, Listing
 
-# Bounds on what one directory remembers, so that filing a page stays cheap for a listing of any length; what is
-# forgotten can no longer prove that something slipped, and nothing else is lost.
+# Bounds on what one directory remembers, so that filing a page stays cheap for a listing of any length. A page that is
+# forgotten goes on serving as it is; no windows are cut from it, and it can no longer prove that something slipped.
 _MOST_PAGES = 512
 _MOST_IDS = 16_384
 _REVISION = 16
@@ -58,8 +59,11 @@ class Sight(msgspec.Struct, frozen=True, array_like=True):
 
     def id_at(self, index: int) -> bytes:
         """The digest of the asset at an index of the listing that it shows."""
-        place = (index - self.offset) * ID_BYTES
-        return self.ids[place : place + ID_BYTES]
+        return self.ids_of(index, index + 1)
+
+    def ids_of(self, start: int, end: int) -> bytes:
+        """The digests of the assets at indices from `start` up to, not including, `end`."""
+        return self.ids[(start - self.offset) * ID_BYTES : (end - self.offset) * ID_BYTES]
 
 
 class Directory(msgspec.Struct, frozen=True, array_like=True, dict=True):
@@ -69,28 +73,35 @@ class Directory(msgspec.Struct, frozen=True, array_like=True, dict=True):
     epoch: str
     generation: str
     total: int | None
+    since: float
+    """When the earliest fetch began that this directory knows to belong to it. An entry from before is of nobody knows
+    what: a directory that was lost and begun anew may have the name of one that had ended."""
     confirmed: float
     """When the latest fetch that agrees with this generation began."""
+    until: float
+    """When the last page of this and all earlier generations may no longer be served: so long the name is remembered,
+    and the next one differs from all before."""
     pages: tuple[Sight, ...]
 
-    @property
-    def revision(self) -> str:
-        """Changes with every change: what a store compares before it replaces one directory by the next."""
-        return revision_of(self.encode())
-
-    @property
-    def until(self) -> float:
-        """When the last of its pages may no longer be served."""
-        return max((page.until for page in self.pages), default=0.0)
+    def owns(self, generation: str, started: float) -> bool:
+        """Whether a page that was filed under this name, and whose fetch began then, is of this generation."""
+        return generation == self.generation and started >= self.since
 
     @property
     def size(self) -> int:
         """Bytes that this directory is counted with in a store."""
-        return 900 + sum(len(page.ids) + 500 for page in self.pages)
+        return 950 + sum(len(page.ids) + 500 for page in self.pages)
 
     def seen(self, offset: int, limit: int) -> Sight | None:
         """What is known of the page that was asked for with these."""
         return self._by_window.get((offset, limit))
+
+    def without(self, offset: int, limit: int, *, before: float) -> Directory:
+        """The same, without what a fetch that began earlier showed of this page."""
+        seen = self.seen(offset, limit)
+        if seen is None or seen.started >= before:
+            return self
+        return structs.replace(self, pages=tuple(page for page in self.pages if page is not seen))
 
     @cached_property
     def moulded(self) -> tuple[Sight, ...]:
@@ -127,11 +138,6 @@ class Directory(msgspec.Struct, frozen=True, array_like=True, dict=True):
         return hashlib.blake2b(rest, digest_size=_REVISION // 2).hexdigest().encode() + rest
 
 
-def revision_of(data: bytes) -> str:
-    """The revision of an encoded directory."""
-    return data[:_REVISION].decode("latin-1")
-
-
 def decode(data: bytes, listing: str) -> Directory | None:
     """Read a directory that was kept for `listing`; None when it is not intact, or another one's."""
     rest = data[_REVISION:]
@@ -166,15 +172,30 @@ def is_whole(listing: Listing, offset: int) -> bool:
     return listing.offset == offset and listing.count == max(0, min(listing.limit, listing.total - offset))
 
 
-def file(known: Directory | None, page: Sight, total: int | None, *, listing: str, epoch: str, now: float) -> Filed:
-    """File a page, or a 404 (`total` None), under the listing's current generation, or under the next one."""
+def file(
+    known: Directory | None,
+    page: Sight,
+    total: int | None,
+    *,
+    listing: str,
+    epoch: str,
+    now: float,
+    alone: bool = False,
+) -> Filed:
+    """File a page, or a 404 (`total` None), under the listing's current generation, or under the next one.
+
+    Where no directory is known, one may have been lost, and the name that is derived from nothing may have been that
+    of a generation before: so the time of the first fetch goes into it. Replicas that cannot talk (`alone`) could not
+    agree on that, and leave it out.
+    """
     if known is None or known.epoch != epoch:
-        return _ended(page, total, b"", listing=listing, epoch=epoch, before="")
+        evidence = b"" if alone else repr(page.started).encode()
+        return _ended(page, total, evidence, listing=listing, epoch=epoch, before=None)
     if known.total != total or not all(agree(page, other) for other in known.pages):
         evidence = b"" if known.total != total else page.offset.to_bytes(8, "big") + page.ids
         if page.started < known.confirmed:
             return Filed(known, _name(epoch, known.generation, total, evidence), "older")
-        return _ended(page, total, evidence, listing=listing, epoch=epoch, before=known.generation)
+        return _ended(page, total, evidence, listing=listing, epoch=epoch, before=known)
     others = []
     for other in known.pages:
         if (other.offset, other.limit) != (page.offset, page.limit):
@@ -182,23 +203,37 @@ def file(known: Directory | None, page: Sight, total: int | None, *, listing: st
         elif other.started > page.started:
             return Filed(known, known.generation, "older")
     pages = _bounded([page, *others], now)
-    confirmed = max(known.confirmed, page.started)
-    return Filed(Directory(listing, epoch, known.generation, total, confirmed, pages), known.generation, "joined")
+    directory = structs.replace(
+        known,
+        since=min(known.since, page.started),
+        confirmed=max(known.confirmed, page.started),
+        until=max(known.until, page.until),
+        pages=pages,
+    )
+    return Filed(directory, known.generation, "joined")
 
 
 def agree(one: Sight, other: Sight) -> bool:
     """Whether two pages show the same assets at the indices that both show."""
-    start = max(one.offset, other.offset)
-    for index in range(start, min(one.end, other.end)):
+    start, end = max(one.offset, other.offset), min(one.end, other.end)
+    if start >= end or one.ids_of(start, end) == other.ids_of(start, end):
+        return True
+    for index in range(start, end):
         mine, its = one.id_at(index), other.id_at(index)
         if mine != its and NO_ID not in (mine, its):
             return False
     return True
 
 
-def _ended(page: Sight, total: int | None, evidence: bytes, *, listing: str, epoch: str, before: str) -> Filed:
-    name = _name(epoch, before, total, evidence)
-    return Filed(Directory(listing, epoch, name, total, page.started, (page,)), name, "ended")
+def _ended(
+    page: Sight, total: int | None, evidence: bytes, *, listing: str, epoch: str, before: Directory | None
+) -> Filed:
+    name = _name(epoch, "" if before is None else before.generation, total, evidence)
+    until = page.until if before is None else max(page.until, before.until)
+    directory = Directory(
+        listing, epoch, name, total, since=page.started, confirmed=page.started, until=until, pages=(page,)
+    )
+    return Filed(directory, name, "ended")
 
 
 def _name(epoch: str, before: str, total: int | None, evidence: bytes) -> str:

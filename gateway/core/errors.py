@@ -50,6 +50,17 @@ class Denied(CallerError):
     """The team is known, but may not do this."""
 
 
+class LimitReached(CallerError):
+    """The team's budget of this name is used up; `limit` is how many there may be at once, times are in seconds."""
+
+    def __init__(self, team: str, budget: str, *, limit: int, retry_after: float) -> None:
+        super().__init__(budget)
+        self.team = team
+        self.budget = budget
+        self.limit = limit
+        self.retry_after = retry_after
+
+
 class NotCached(CallerError):
     """The client asked for a stored answer only, and there is none (RFC 9111, section 5.2.1.7)."""
 

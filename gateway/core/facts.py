@@ -155,6 +155,19 @@ class AuthFailed(NamedTuple):
     reason: str
 
 
+class RateLimited(NamedTuple):
+    """A team's request was refused, because its budget of this scope was used up."""
+
+    team: str
+    scope: Literal["requests", "misses"]
+
+
+class Reloaded(NamedTuple):
+    """The configuration was read anew, and taken over if it was `fine`."""
+
+    fine: bool
+
+
 class LoopLag(NamedTuple):
     """The event loop was this late for a timer."""
 

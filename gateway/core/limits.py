@@ -27,7 +27,7 @@ class Limits:
 
         `started` is when its fetch began (Unix time): what began before a contradiction is known no more.
         """
-        if started < self._since:
+        if started < self._since or (self.printed(asked) == printed and count <= self._delivered):
             return
         if self._contradicts(asked, printed) or len(self._changed) >= _MOST:
             self._since, self._honoured, self._delivered = started, 0, 0

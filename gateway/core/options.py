@@ -172,7 +172,7 @@ class CacheOptions(Section):
     """Start of every Redis key."""
     prefetch: Annotated[int, Field(ge=0, le=10)] = 1
     """Pages fetched ahead of a client that crawls; 0: none."""
-    chunk: Annotated[int, Field(ge=0)] = 0
+    chunk: Annotated[int, Field(ge=0, le=10_000)] = 0
     """If set, the vendor is asked for aligned stretches of this many assets plus one."""
     lifetimes: Lifetimes = Lifetimes()
     """How long an answer may be used."""

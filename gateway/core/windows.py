@@ -20,6 +20,8 @@ from gateway.core.mould import Figures, Piece, decode_mould, render
 
 # More pages than this are not put together: asking the vendor once is cheaper.
 _MOST_PAGES = 32
+# So many chains of pages are remembered to go together, or not.
+_MOST_JOINS = 256
 
 
 State = Literal["fresh", "grace", "kept"]
@@ -43,11 +45,14 @@ def end_of(figures: Figures) -> int:
     return max(figures.offset, min(figures.offset + figures.limit, figures.total))
 
 
-def plan(directory: Directory, offset: int, printed: int, now: float, *, since: float = math.inf) -> Plan | None:
+def plan(
+    directory: Directory, offset: int, printed: int, now: float, *, since: float = math.inf, only: bool = False
+) -> Plan | None:
     """The best way to put a window together: out of fresh pages, else with some in grace, else with some kept.
 
     `printed` is the limit that the vendor would print, `now` Unix time in seconds; a page whose fetch began at `since`
-    or later counts as fresh. None when the pages do not hold the window.
+    or later counts as fresh, and no other does where `only` those are wanted. None when the pages do not hold the
+    window.
     """
     if directory.total is None:
         return None
@@ -58,6 +63,8 @@ def plan(directory: Directory, offset: int, printed: int, now: float, *, since: 
         ("grace", lambda page: now < page.grace_until),
         ("kept", lambda page: now < page.until),
     )
+    if only:
+        tries = (("fresh", lambda page: page.started >= since),)
     for state, usable in tries:
         pages = _cover(directory, offset, end, usable) if end > offset else _beyond(directory, offset, usable)
         if pages:
@@ -115,7 +122,7 @@ def _cover(directory: Directory, offset: int, end: int, usable: Callable[[Sight]
                 break  # nothing before shows more
             page = directory.moulded[number]
             if page.end > place and usable(page) and (last is None or _share(last, page)):
-                best = page if best is None else max(best, page, key=lambda one: (min(one.end, end), one.fresh_until))
+                best = page if best is None else max(best, page, key=lambda one: (min(one.end, end), one.started))
         if best is None:
             return ()
         found.append(best)
@@ -140,6 +147,8 @@ def _all_differ(directory: Directory, pages: Sequence[Sight]) -> bool:
             ids += (page.id_at(index) for index in range(place, page.end))
             place = page.end
         proven = [one for one in ids if one != NO_ID]
+        if len(directory.joins) >= _MOST_JOINS:
+            directory.joins.clear()
         known = directory.joins[chain] = len(proven) == len(set(proven))
     return known
 
@@ -147,4 +156,4 @@ def _all_differ(directory: Directory, pages: Sequence[Sight]) -> bool:
 def _beyond(directory: Directory, offset: int, usable: Callable[[Sight], bool]) -> tuple[Sight, ...]:
     """A page past the end of the listing: the only kind that tells how an empty one is printed."""
     empty = [page for page in directory.moulded if page.end == page.offset <= offset and usable(page)]
-    return (max(empty, key=lambda page: page.fresh_until),) if empty else ()
+    return (max(empty, key=lambda page: page.started),) if empty else ()

@@ -27,9 +27,8 @@ class Shelf:
     @property
     def current(self) -> bool:
         """Whether the entry belongs to the current generation of its listing."""
-        return (
-            self.entry is not None and self.directory is not None and self.directory.generation == self.entry.generation
-        )
+        entry, directory = self.entry, self.directory
+        return entry is not None and directory is not None and directory.owns(entry.generation, entry.started)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +48,10 @@ class Kept:
 
 class Store(Protocol):
     """Pages and their listings by address. A store may forget a page at any time, and never returns another's."""
+
+    def directory(self, address: Address) -> Directory | None:
+        """What this process knows of the listing, if it may be trusted. No page counts as used by that."""
+        ...
 
     def glance(self, address: Address) -> Shelf | None:
         """What this process knows of the address without asking anybody; None where it may not be trusted."""
@@ -84,10 +87,10 @@ class Store(Protocol):
 
 
 def filed(
-    address: Address, known: Directory | None, candidate: Candidate, epoch: str, now: float
+    address: Address, known: Directory | None, candidate: Candidate, epoch: str, now: float, *, alone: bool = False
 ) -> tuple[Filed, Entry]:
-    """File a candidate, and name its entry after the epoch and generation that it belongs to."""
-    result = file(known, candidate.sight, candidate.total, listing=address.listing, epoch=epoch, now=now)
+    """File a candidate, and name its entry after the epoch and generation that it belongs to (see `file`)."""
+    result = file(known, candidate.sight, candidate.total, listing=address.listing, epoch=epoch, now=now, alone=alone)
     return result, replace(candidate.entry, epoch=epoch, generation=result.generation)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from gateway.clock import Clock
@@ -20,14 +20,28 @@ _MOST_EPOCHS = 10_000
 
 
 class MemoryStore:
-    """A Store on its own; `max_bytes` bounds what it holds."""
+    """A Store on its own; `max_bytes` bounds what it holds.
 
-    def __init__(self, max_bytes: int, clock: Clock, observe: Observe) -> None:
+    `purge_others` purges the stores of other processes that serve together with this one, or raises StoreDown.
+    """
+
+    def __init__(
+        self,
+        max_bytes: int,
+        clock: Clock,
+        observe: Observe,
+        purge_others: Callable[[str | None], Awaitable[None]] | None = None,
+    ) -> None:
         self._shelves = Shelves(max_bytes, observe)
+        self._purge_others = purge_others
         self._clock = clock
         self._observe = observe
         self._everything = secrets.token_hex(8)
         self._of_aoi: dict[str, str] = {}
+
+    def directory(self, address: Address) -> Directory | None:
+        """What is known of the listing."""
+        return self._shelves.directory(address.listing, self._epoch(address.aoi_id))
 
     def glance(self, address: Address) -> Shelf:
         """What there is for the address."""
@@ -64,6 +78,12 @@ class MemoryStore:
         return Kept(entry, "kept", result.directory, ended=ends_one(known, result))
 
     async def purge(self, aoi_id: str | None) -> None:
+        """Purge here, and then in the other processes. Raises StoreDown when one of them did not confirm it."""
+        self.purge_here(aoi_id)
+        if self._purge_others is not None:
+            await self._purge_others(aoi_id)
+
+    def purge_here(self, aoi_id: str | None) -> None:
         """Begin a new epoch; what was kept under the old one is dropped as it is met, or for want of room."""
         if aoi_id is None or len(self._of_aoi) >= _MOST_EPOCHS:
             self._everything = secrets.token_hex(8)

@@ -60,6 +60,8 @@ class Word(msgspec.Struct, frozen=True, array_like=True):
     page: str = ""
     generation: str = ""
     started: float = 0.0
+    offset: int = 0
+    limit: int = 0
 
 
 class RedisStore:
@@ -100,6 +102,10 @@ class RedisStore:
             entry = None
         self._observe(TierLookup("redis", "miss" if entry is None else "hit"))
         return Shelf(epoch, directory, entry)
+
+    def directory(self, address: Address) -> directories.Directory | None:  # noqa: ARG002 - as Store says
+        """Nothing is known without asking."""
+        return None
 
     def glance(self, address: Address) -> Shelf | None:  # noqa: ARG002 - as Store says
         """Nothing is known without asking."""
@@ -171,8 +177,9 @@ class RedisStore:
     async def _file(self, address: Address, known: bytes, directory: directories.Directory, entry: Entry) -> Any:
         now = self._clock.now()
         word = Word(
-            self.name, address.aoi_id, entry.epoch, address.listing, address.page, entry.generation, entry.started
-        )
+            self.name, address.aoi_id, entry.epoch, address.listing, address.page, entry.generation, entry.started,
+            address.offset, address.limit,
+        )  # fmt: skip
         keys = [
             self.epochs.name(address.aoi_id),
             self.prefix + address.listing,

@@ -74,6 +74,11 @@ class TieredStore:
         self._told: dict[str, float] = {}
         self._told_all = -math.inf
 
+    def directory(self, address: Address) -> Directory | None:
+        """The listing's directory, where it may be trusted."""
+        checked = self._checked(address)
+        return checked.directory if checked is not None and self._is_trusted(checked) else None
+
     def glance(self, address: Address) -> Shelf | None:
         """The copy in memory, and the listing's directory, where they may be trusted."""
         checked = self._checked(address)
@@ -163,8 +168,9 @@ class TieredStore:
             self._told.clear()
         self._told[word.listing] = now
         if checked is not None and known and _speaks_of(word, checked.directory):
-            # It is still the current one, and known to be so as of now.
-            self._near.put_directory(checked.directory, session=checked.session, at=now)
+            # It is still the current one, and known to be so as of now; but for that page, which there is anew.
+            directory = checked.directory.without(word.offset, word.limit, before=word.started)
+            self._near.put_directory(directory, session=checked.session, at=now)
         entry = self._near.entry(word.page, word.epoch, self._clock.now())
         if entry is not None and entry.started < word.started:
             self._near.drop(word.page)
@@ -225,7 +231,7 @@ class TieredStore:
     def _keep_alone(self, address: Address, candidate: Candidate, epoch: str) -> Kept:
         checked = self._checked(address)
         known = None if checked is None else checked.directory
-        result, entry = filed(address, known, candidate, epoch, self._clock.now())
+        result, entry = filed(address, known, candidate, epoch, self._clock.now(), alone=True)
         if entry.started <= self._last_purge(address).wall:
             return Kept(entry, "purged")
         if result.outcome == "older":

@@ -35,9 +35,8 @@ async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
         await over
     finally:
         limit.cancel()
-        if not task.done():
-            task.cancel()
-            task.add_done_callback(_forget)
+        task.cancel()
+        task.add_done_callback(_forget)  # it may have failed in the moment in which we were cancelled
     if not task.done():
         raise TimeoutError
     return task.result()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -10,7 +10,7 @@ from gateway.web.problems import Problem
 from gateway.web.router import Lifecycle, Route
 
 # Renders the metrics for an Accept header: body and content type.
-Scrape = Callable[[str], tuple[bytes, str]]
+Scrape = Callable[[str], Awaitable[tuple[bytes, str]]]
 
 
 class Operations:
@@ -35,7 +35,8 @@ class Operations:
     async def _readyz(self, _: web.BaseRequest) -> web.Response:
         """Whether to send requests here: never a matter of Redis or the vendor, whom every replica shares."""
         match self._lifecycle.state:
-            case "ready":
+            # A worker that goes alone is not news: the others are here, and so will be its successor.
+            case "ready" | "leaving":
                 return _told(b'{"status":"ready"}')
             case "starting":
                 raise Problem(503, "starting", "the gateway is starting", headers={"Retry-After": "1"})
@@ -43,7 +44,7 @@ class Operations:
                 raise Problem(503, "draining", "the gateway is going away", headers={"Retry-After": "1"})
 
     async def _metrics(self, request: web.BaseRequest) -> web.Response:
-        body, content_type = self._scrape(request.headers.get("Accept", ""))
+        body, content_type = await self._scrape(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 
 

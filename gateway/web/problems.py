@@ -59,6 +59,7 @@ CODES: dict[int, tuple[str, ...]] = {
     413: ("body_not_allowed",),
     415: ("unsupported_media_type",),
     417: ("expectation_failed",),
+    429: ("rate_limited",),
     431: ("headers_too_large",),
     500: ("internal_error", "upstream_error"),
     502: ("upstream_unreachable", "upstream_invalid", "upstream_too_large", "upstream_auth", "upstream_error"),
@@ -87,6 +88,8 @@ def problem_of(error: Exception) -> Problem:
                 "conflicting": "the request has two different tokens",
             }
             return Problem(401, "unauthorized", words[error.reason], headers={"WWW-Authenticate": "Bearer"})
+        case errors.LimitReached():
+            return _limit_reached(error)
         case errors.Denied():
             return Problem(403, "forbidden", str(error))
         case errors.UpstreamFailed():
@@ -98,6 +101,18 @@ def problem_of(error: Exception) -> Problem:
         if isinstance(error, kind):
             return Problem(status, code, message, headers=_retry_after(error, status))
     return INTERNAL_ERROR
+
+
+def _limit_reached(error: errors.LimitReached) -> Problem:
+    seconds = str(max(1, math.ceil(error.retry_after)))
+    headers = {
+        "Retry-After": seconds,
+        "RateLimit-Limit": str(error.limit),
+        "RateLimit-Remaining": "0",
+        "RateLimit-Reset": seconds,
+    }
+    words = {"requests": "this team asks too often", "misses": "this team has the vendor asked too often"}
+    return Problem(429, "rate_limited", words[error.budget], {"budget": error.budget}, headers)
 
 
 def vendor_problem(status: int, envelope: Envelope) -> Problem:

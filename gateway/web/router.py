@@ -1,8 +1,8 @@
 """Every request comes through here, and every answer leaves here.
 
-The order in which a request is judged is the contract's: framing, route, method, authentication, and then the route's
-own matters. Whatever goes wrong on the way becomes an envelope in one place, and whatever comes out is counted and
-logged in one place.
+The order in which a request is judged is the contract's: framing, route, method, authentication, the team's rate, and
+then the route's own matters. Whatever goes wrong on the way becomes an envelope in one place, and whatever comes out is
+counted and logged in one place.
 """
 
 from __future__ import annotations
@@ -44,14 +44,17 @@ class Route:
 
 
 class Lifecycle:
-    """Where in its life the gateway is: starting, ready, draining."""
+    """Where in its life the gateway is: starting, ready, draining; `leaving` if only this one of its processes ends."""
 
     def __init__(self) -> None:
-        self.state: Literal["starting", "ready", "draining"] = "starting"
+        self.state: Literal["starting", "ready", "leaving", "draining"] = "starting"
 
 
 class Router:
-    """The handler of one listener: fixed routes by path and, where `assets` is given, the endpoint."""
+    """The handler of one listener: fixed routes by path and, where `assets` is given, the endpoint.
+
+    `admit` counts a team's request for a page, or raises LimitReached.
+    """
 
     def __init__(
         self,
@@ -63,9 +66,11 @@ class Router:
         clients: ClientNames,
         lifecycle: Lifecycle,
         loopback_only: bool,
+        admit: Callable[[str], None],
         clock: Clock,
         observe: Observe,
     ) -> None:
+        self._admit = admit
         self._routes = routes
         self._assets = assets
         self._authenticator = authenticator
@@ -105,6 +110,7 @@ class Router:
                 return preflight
             self._check_method(request, ("GET", "HEAD"))
             team = self._authenticated(request, exchange)
+            self._admit(team.name)
             return await self._assets.answer(request, target, team, exchange)
         return await self._answer_route(request, target, exchange)
 
@@ -141,7 +147,7 @@ class Router:
         response.headers["X-Request-Id"] = exchange.request_id
         response.headers["Server"] = "pixxel-gateway"
         self._cors.mark(request, response)
-        if self._lifecycle.state == "draining":
+        if self._lifecycle.state in ("draining", "leaving"):
             response.force_close()
         return response
 

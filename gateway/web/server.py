@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import socket
 import ssl
+import struct
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -27,8 +30,12 @@ _LINGER_SECONDS = 2.0
 # its memory and its connection.
 _UNREAD_SECONDS = 30.0
 _BACKLOG = 1024
-# Connections that the kernel had accepted when the listener closed still get their answer within this time.
-_AFTER_CLOSE_SECONDS = 0.3
+_SO_ATTACH_FILTER = 26  # asm-generic/socket.h; Python has no name for it
+# How long before it closes a listener lets no new handshake begin, where the kernel can do that: those under way end.
+_HANDSHAKE_SECONDS = 0.2
+# How long a connection that was accepted last may take to send its first request.
+_FIRST_REQUEST_SECONDS = 1.0
+_LOOK_SECONDS = 0.02
 
 _log = logging.getLogger("gateway.server")
 
@@ -57,6 +64,11 @@ class Protocol(RequestHandler):
         """Serve, unless the connection was gone before that began: aiohttp would trip over it."""
         if self.transport is not None:
             await super().start()
+
+    @property
+    def has_asked(self) -> bool:
+        """Whether a request has come in."""
+        return self._request_count > 0
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Nobody is there any more."""
@@ -124,6 +136,11 @@ class GatewayServer(web.Server):
         super().__init__(router)
         self._max_connections = max_connections
 
+    @property
+    def has_newcomers(self) -> bool:
+        """Whether some connection has not sent a request yet."""
+        return any(isinstance(handler, Protocol) and not handler.has_asked for handler in self.connections)
+
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         """Count a connection in, or close it when there are too many: better some served well than all badly."""
         super().connection_made(handler, transport)
@@ -163,13 +180,76 @@ class Listener:
             ssl_handshake_timeout=_IDLE_SECONDS if self._tls else None,
         )  # fmt: skip
 
-    async def stop(self, *, patient: bool) -> None:
-        """Accept no more, finish what is in flight, and close; if `patient`, wait for what the kernel had accepted."""
+    async def stop(self, *, patient: bool, last: bool = True) -> None:
+        """Accept no more, finish what is in flight, and close; if `patient`, answer all whom the kernel has let in.
+
+        Whoever closes a listening socket `last` resets the connections that wait in its backlog. They come all the
+        time while clients are told to connect anew, so that there is no moment at which it is known to be empty, but
+        one made by force: no handshake begins any more, those under way end, all that wait are accepted, and only
+        then it is closed. Where the kernel cannot be told (macOS), what is left is the time between the last accept
+        and close, some microseconds. Processes that share the socket may all do this: only the last one's close counts.
+        """
         if self._listening is not None:
-            self._listening.close()
+            if patient and last and _let_no_handshake_begin(self._sock):
+                await asyncio.sleep(_HANDSHAKE_SECONDS)
+            own = self._sock.dup()
+            self._listening.close()  # which may take a turn of the loop, so that our own is what counts
+            waiting = _accept_all(own) if patient and last else []
+            own.close()
+            await asyncio.gather(*map(self._serve, waiting))
         if patient:
-            await asyncio.sleep(_AFTER_CLOSE_SECONDS)
+            await self._hear_first_requests()
         await self._runner.cleanup()
+
+    async def _serve(self, sock: socket.socket) -> None:
+        with suppress(OSError):  # gone again, or no TLS
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._server, sock, ssl=self._tls, ssl_handshake_timeout=_FIRST_REQUEST_SECONDS if self._tls else None
+            )
+
+    async def _hear_first_requests(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_REQUEST_SECONDS):
+                await asyncio.sleep(_LOOK_SECONDS)
+                while self._server.has_newcomers:  # noqa: ASYNC110 - it is seen only
+                    await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _let_no_handshake_begin(sock: socket.socket) -> bool:
+    """Have the kernel drop every SYN to this socket, as if it were lost on the way; whether it does.
+
+    The client sends it again a second later, and meets whoever listens then, or a refusal: nothing it said is lost.
+    """
+    if sys.platform != "linux":
+        return False
+    # Classic BPF (linux/filter.h): load the flags (byte 13 of a TCP header); if SYN is set, take 0 bytes, else all.
+    program = b"".join(
+        struct.pack("=HBBI", *step)
+        for step in ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+    )
+    held = ctypes.create_string_buffer(program, len(program))
+    try:
+        sock.setsockopt(
+            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program) // 8, ctypes.addressof(held))
+        )
+    except OSError:  # a sandbox without it
+        return False
+    return True
+
+
+def _accept_all(sock: socket.socket) -> list[socket.socket]:
+    """Every connection that waits for being accepted."""
+    sock.setblocking(False)
+    accepted: list[socket.socket] = []
+    while True:
+        try:
+            connection, _ = sock.accept()
+        except ConnectionAbortedError:  # it went away while it waited
+            continue
+        except OSError:  # there is none, or no descriptor for it
+            return accepted
+        connection.setblocking(False)
+        accepted.append(connection)
 
 
 def _below_descriptor_limit(connections: int) -> int:

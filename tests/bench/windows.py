@@ -56,6 +56,10 @@ def ignore(_: object) -> None:
     """No sink."""
 
 
+async def free(_: str) -> None:
+    """Nobody pays."""
+
+
 def workload(chance: random.Random, totals: dict[str, int]) -> list[AssetsQuery]:
     """Crawls with each page size, and reads of windows that begin anywhere, in no order."""
     aois = list(totals)
@@ -75,7 +79,7 @@ async def calls(vendor: MockVendor, reads: list[AssetsQuery], limits: Limits, ch
     clock, asked = SteeredClock(), count(1)
     made = 0
 
-    async def fetch(query: AssetsQuery, _: str, __: float) -> Fetched:
+    async def fetch(query: AssetsQuery, *_: object) -> Fetched:
         nonlocal made
         made = next(asked)
         body = vendor.listing(query.aoi_id, query.offset, query.limit)
@@ -86,8 +90,8 @@ async def calls(vendor: MockVendor, reads: list[AssetsQuery], limits: Limits, ch
     windows = Windows(store, limits, scope="s", clock=clock, observe=ignore)
     turns, lifetimes = Alone(clock), Lifetimes(settled=3600)
     errands = Errands(
-        store=store, turns=turns, fetch=fetch, check=ignore, limits=limits, lifetimes=lifetimes, deadline=15,
-        clock=clock, chance=lambda: 0.0, observe=ignore,
+        store=store, turns=turns, fetch=fetch, check=ignore, charge=free, limits=limits, lifetimes=lifetimes,
+        deadline=15, clock=clock, chance=lambda: 0.0, observe=ignore,
     )  # fmt: skip
     cache = Cache(
         store=store, windows=windows, errands=errands, turns=turns, deadline=15, patience=2, prefetch=0,

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.mould import Figures, Mould, Piece, decode_mould, render, take_mould
@@ -104,6 +104,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=60)
 @given(
     assets=st.lists(st.dictionaries(st.text(), JSON, max_size=3), max_size=5),
     window=st.tuples(st.integers(0, 5), st.integers(1, 5)),

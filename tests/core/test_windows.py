@@ -18,8 +18,12 @@ def page(text: str, offset: int, lives: tuple[float, float, float] = FRESH, *, m
     return Sight(offset, len(text) or 5, len(text) or 5, ids(text), NOW - 5, fresh, grace, until, moulded)
 
 
+def listing(*pages: Sight, total: int | None = 20) -> Directory:
+    return Directory("l", "e", "g", total, since=NOW - 50, confirmed=NOW - 5, until=NOW + 100, pages=pages)
+
+
 def planned(pages: list[Sight], offset: int, limit: int, *, total: int | None = 20) -> Plan | None:
-    directory = Directory("l", "e", "g", total, NOW - 5, tuple(pages))
+    directory = listing(*pages, total=total)
     return plan(directory, offset, limit, NOW)
 
 
@@ -74,10 +78,18 @@ def test_a_listing_that_is_gone_has_no_windows() -> None:
 
 
 def test_pages_of_this_very_fetch_count_as_fresh() -> None:
-    directory = Directory("l", "e", "g", 20, NOW - 5, (page("abcdefgh", 0, KEPT),))
+    directory = listing(page("abcdefgh", 0, KEPT))
     found = plan(directory, 0, 3, NOW, since=NOW - 5)
     assert found is not None
     assert found.state == "fresh"
+    assert plan(directory, 0, 3, NOW, since=NOW - 4, only=True) is None
+
+
+def test_of_pages_that_would_do_the_latest_is_taken() -> None:
+    old, new = page("abcdefgh", 0), structs.replace(page("abcd", 0, GRACE), started=NOW, fresh_until=NOW + 1)
+    found = plan(listing(old, new), 1, 3, NOW)
+    assert found is not None
+    assert found.pages == (new,)
 
 
 def test_as_few_pages_as_will_do() -> None:

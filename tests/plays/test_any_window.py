@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from harness import PATIENCE, Play, Reply, hit, playing, until
 from real_redis import RealRedis
+from redis.asyncio import Redis
 
 from gateway.mock_vendor import MockVendor
 
@@ -293,6 +294,45 @@ async def test_redis_is_asked_at_most_twice_for_a_window(replicas: list[Play], v
     assert (await has(two, vendor, 5, 60)).cache.endswith("detail=window")
     assert await redis_reads(two) == before
     assert len([request for request in vendor.requests if AOI in request.target]) == 2
+
+
+async def test_a_window_goes_with_the_page_that_it_was_cut_from(replicas: list[Play], vendor: MockVendor) -> None:
+    one, two = replicas
+    for play in replicas:
+        await has(play, vendor, 0, 100)
+        await has(play, vendor, 10, 10)
+    vendor.set_assets(AOI, [{**asset, "name": "new"} for asset in assets()])
+    one.clock.skip(400)  # for this one the page has expired
+    await has(one, vendor, 0, 100)
+    async with asyncio.timeout(PATIENCE):
+        while (await two.page(AOI, "?offset=10&limit=10")).body != vendor.listing(AOI, 10, 10):
+            pass
+
+
+async def test_a_directory_that_is_lost_brings_no_ended_generation_back(
+    replicas: list[Play], vendor: MockVendor, real_redis: RealRedis
+) -> None:
+    one, two = replicas
+    await has(one, vendor, 0, 10)
+    vendor.set_assets(AOI, assets(first="other"))
+    await has(one, vendor, 100, 10)
+    await has(one, vendor, 105, 10)  # which shows the same total, and other ids nowhere
+    async with Redis.from_url(real_redis.url) as client:
+        (name,) = [key async for key in client.scan_iter("*:list:*")]
+        await client.delete(name)
+    await has(two, vendor, 50, 10)
+    assert (await has(two, vendor, 0, 10)).cache.startswith("fwd=stale")
+
+
+async def test_a_404_that_was_forgotten_brings_nothing_back_either(play: Play, vendor: MockVendor) -> None:
+    before = (await has(play, vendor, 0, 10)).headers["X-Listing-Generation"]
+    vendor.set_behaviour(status=404, times=1)
+    assert (await play.page(AOI, "?offset=20")).status == 404
+    vendor.set_assets(AOI, assets(first="other"))
+    play.clock.skip(35)
+    after = await has(play, vendor, 50, 10)
+    assert after.headers["X-Listing-Generation"] != before
+    assert (await has(play, vendor, 0, 10)).cache == "fwd=stale; fwd-status=200; stored"
 
 
 async def test_a_purge_ends_windows_everywhere(replicas: list[Play], vendor: MockVendor) -> None:

@@ -82,13 +82,14 @@ async def test_a_client_that_comes_too_soon_joins_the_fetch(play: Play, vendor: 
 
 async def test_nothing_is_fetched_ahead_while_the_vendor_is_busy(play: Play, vendor: HoldingVendor) -> None:
     await crawl(play, 0, 10)
-    vendor.set_behaviour(aoi_id="busy", hang=60)
+    let_go = vendor.hold(times=1)
     other = asyncio.create_task(play.page("busy"))
     await until(lambda: len(vendor.requests) == 3)
     await crawl(play, 20)
     await settled(play)
     assert len(vendor.requests) == 4
-    other.cancel()
+    let_go.set()
+    await other
 
 
 @pytest.fixture
@@ -120,10 +121,51 @@ async def test_a_vendor_that_reduces_the_limit_is_crawled_by_what_it_sends(play:
 
 
 async def test_a_failure_ahead_is_nobodys(play: Play, vendor: HoldingVendor) -> None:
-    await crawl(play, 0, 10)
-    vendor.set_behaviour(status=200, times=1)
-    await crawl(play, 20)
-    vendor.set_behaviour(status=501)
+    await crawl(play, 0, 10, 20)
     await settled(play)
+    vendor.set_behaviour(status=501)
+    assert (await crawl(play, 30))[0].startswith("hit")
+    await settled(play)
+    assert asked(vendor) == [0, 10, 20, 30, 40]
     vendor.reset()
-    assert (await crawl(play, 30))[0].startswith(("hit", "fwd=miss"))
+    assert await crawl(play, 40) == [MISS]
+
+
+async def test_no_page_is_fetched_ahead_while_the_vendor_fails(play: Play, vendor: HoldingVendor) -> None:
+    await crawl(play, 0, 10, 20, 30)
+    await settled(play)
+    play.clock.skip(1000)
+    vendor.reset()
+    vendor.set_behaviour(status=501)
+    assert all("stale-if-error" in told for told in await crawl(play, 0, 10, 20, 30))
+    await settled(play)
+    assert asked(vendor) == [0, 10, 20, 30]
+
+
+async def test_nor_for_who_wants_nothing_of_the_vendor(play: Play, vendor: HoldingVendor) -> None:
+    await crawl(play, 0, 10)
+    await play.page(AOI, "?offset=20")
+    await until(lambda: len(vendor.requests) == 4)
+    await settled(play)
+    await play.page(AOI, "?offset=30", Cache_Control="only-if-cached")
+    await settled(play)
+    assert asked(vendor) == [0, 10, 20, 30]
+
+
+@pytest.mark.parametrize("pages", [0, 1, 2])
+async def test_a_crawl_does_not_empty_memory_of_what_is_asked_for_often(vendor: HoldingVendor, pages: int) -> None:
+    flags = {"upstream.base_url": vendor.url, "cache.prefetch": pages, "cache.memory_max_bytes": 300_000}
+    async with playing(flags) as play:
+        hot = [f"hot-{number}" for number in range(20)]
+        for aoi in hot:
+            vendor.set_assets(aoi, [{"id": aoi, "status": "success"}])
+            for _ in range(3):
+                await play.page(aoi)
+        listed: list[dict[str, Any]] = [{"id": f"asset-{number:04}", "status": "success"} for number in range(2000)]
+        vendor.set_assets(AOI, listed)
+        await crawl(play, *range(0, 2000, 10))
+        await settled(play)
+        vendor.reset()
+        for aoi in hot:
+            await play.page(aoi)
+        assert len(vendor.requests) <= 2

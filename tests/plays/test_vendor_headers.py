@@ -108,6 +108,13 @@ async def test_no_page_outlives_its_links(telling: Vendor) -> None:
         assert reply.body == telling.body
 
 
+async def test_pages_that_are_not_kept_are_of_one_generation_all_the_same(telling: Vendor) -> None:
+    telling.headers = {"Cache-Control": "no-store"}
+    async with playing({"upstream.base_url": telling.url}) as play:
+        replies = [await play.page("a1", f"?offset={offset}") for offset in (0, 0, 10)]
+        assert len({reply.headers["X-Listing-Generation"] for reply in replies}) == 1
+
+
 async def test_a_vendor_that_sets_cookies_gets_none_back(telling: Vendor) -> None:
     telling.headers = {"Set-Cookie": "a=b"}
     async with playing({"upstream.base_url": telling.url}) as play:

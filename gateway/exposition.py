@@ -1,0 +1,132 @@
+"""The numbers of a process as a value: taken, sent elsewhere, merged, written out for Prometheus.
+
+prometheus_client's own multiprocess mode is not used: it needs a directory of files that are never removed, a variable
+in the environment before the library is imported, and it loses the process's own series, `info` and every collector
+that is not one of its classes. Numbers as values need none of that, and an ended process's totals are one more value.
+
+Over processes counters and histograms add up, and so do gauges but those below (contract, section 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import msgspec
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+_BREAKER = "gateway_upstream_breaker_state"
+_FOLDS: dict[str, Callable[[float, float], float]] = {
+    _BREAKER: max,
+    "gateway_upstream_paused_until_timestamp_seconds": max,
+    "gateway_redis_up": min,
+    "gateway_upstream_key_loaded_timestamp_seconds": min,
+    "gateway_config_last_reload_successful": min,
+    "gateway_build_info": max,
+    "python_info": max,
+    "process_start_time_seconds": min,
+    "process_max_fds": min,
+}
+# What goes on counting when the process that counted is gone.
+_LASTING = ("counter", "histogram", "summary")
+_SEVERITY = {"closed": 0, "open": 2}
+
+Labels = tuple[tuple[str, str], ...]
+
+
+class Family(msgspec.Struct, array_like=True, frozen=True):
+    """One metric: its samples as suffixed name, labels and value."""
+
+    name: str
+    text: str
+    kind: str
+    samples: list[tuple[str, Labels, float]]
+
+
+Numbers = list[Family]
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(Numbers)
+
+
+def taken(registry: CollectorRegistry) -> Numbers:
+    """What a registry shows now."""
+    return [
+        Family(
+            metric.name,
+            metric.documentation,
+            metric.type,
+            [(sample.name, tuple(sample.labels.items()), float(sample.value)) for sample in metric.samples],
+        )
+        for metric in registry.collect()
+    ]
+
+
+def encode(numbers: Numbers) -> bytes:
+    """As bytes, for another process of the same version."""
+    return _ENCODER.encode(numbers)
+
+
+def decode(data: bytes) -> Numbers:
+    """What `encode` made bytes of."""
+    return _DECODER.decode(data)
+
+
+def merged(several: Iterable[Numbers]) -> Numbers:
+    """The numbers of several processes as those of one."""
+    heads: dict[str, Family] = {}
+    values: dict[str, dict[tuple[str, Labels], float]] = {}
+    for family in (family for numbers in several for family in numbers):
+        heads.setdefault(family.name, family)
+        known = values.setdefault(family.name, {})
+        fold = _FOLDS.get(family.name, _add)
+        for name, labels, value in family.samples:
+            series = (name, labels)
+            known[series] = fold(known[series], value) if series in known else value
+    if _BREAKER in values:
+        values[_BREAKER] = _worst(values[_BREAKER])
+    return [
+        Family(name, head.text, head.kind, [(*series, value) for series, value in values[name].items()])
+        for name, head in heads.items()
+    ]
+
+
+def lasting(numbers: Numbers) -> Numbers:
+    """What remains of a process that has ended: what it counted, and no state."""
+    return [family for family in numbers if family.kind in _LASTING]
+
+
+def rendered(numbers: Numbers, accept: str) -> tuple[bytes, str]:
+    """Body and content type for an Accept header (OpenMetrics, or the Prometheus text format)."""
+    encode_text, content_type = choose_encoder(accept)
+    return encode_text(_Shown(numbers)), content_type
+
+
+def _add(one: float, other: float) -> float:
+    return one + other
+
+
+class _Shown(Collector):
+    """Numbers in the form that the encoders take."""
+
+    def __init__(self, numbers: Sequence[Family]) -> None:
+        self._numbers = numbers
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._numbers:
+            metric = Metric(family.name, family.text, family.kind)
+            for name, labels, value in family.samples:
+                metric.add_sample(name, dict(labels), value)
+            yield metric
+
+
+def _worst(states: dict[tuple[str, Labels], float]) -> dict[tuple[str, Labels], float]:
+    """One breaker for all: where processes differ, the state that lets the fewest calls through is the one."""
+
+    def severity(series: tuple[str, Labels]) -> tuple[bool, int]:
+        return states[series] > 0, _SEVERITY.get(dict(series[1]).get("state", ""), 1)
+
+    worst = max(states, key=severity)
+    return {series: value if series == worst else 0.0 for series, value in states.items()}

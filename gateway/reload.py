@@ -1,0 +1,132 @@
+"""Another configuration while the gateway runs: what it changes at once, and what it cannot.
+
+All or nothing: a configuration that cannot be used changes nothing. Teams, their budgets, lifetimes and vendor keys are
+taken over without a connection being dropped; everything else was built into sockets, stores and clients at the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any
+
+from gateway.budgets import Budgets
+from gateway.clock import Clock
+from gateway.core.facts import KeyLoaded, Observe, Reloaded
+from gateway.core.teams import Roster
+from gateway.errands import Errands
+from gateway.key_files import follow, renew
+from gateway.keys import KeyRing, Slot
+from gateway.settings import ConfigurationError, Settings, read_secret
+from gateway.web.auth import Authenticator
+
+# What a reload takes over; of anything else that has changed it says that a restart is needed.
+_AT_ONCE = ("teams.", "cache.lifetimes.", "upstream.api_key", "upstream.previous_api_key")
+
+_log = logging.getLogger("gateway")
+
+
+class Reloads:
+    """Takes configurations over for the parts of one gateway, `settings` being the one that it was built from."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        authenticators: Sequence[Authenticator],
+        budgets: Budgets,
+        errands: Errands,
+        keys: KeyRing,
+        clock: Clock,
+        observe: Observe,
+    ) -> None:
+        self._settings = settings
+        self._authenticators = authenticators
+        self._budgets = budgets
+        self._errands = errands
+        self._keys = keys
+        self._clock = clock
+        self._observe = observe
+        self._following: list[asyncio.Task[None]] = []
+
+    def follow_key_files(self) -> None:
+        """Follow the key files of the configuration, and no others."""
+        for task in self._following:
+            task.cancel()
+        self._following = [asyncio.create_task(self._follow(path, slot)) for slot, path in self._key_files()]
+
+    def renew_keys(self) -> None:
+        """Read the key files now: it may be long since the configuration was."""
+        for slot, path in self._key_files():
+            renew(path, slot, self._keys, read=read_secret)
+
+    def _key_files(self) -> Iterator[tuple[Slot, str]]:
+        options = self._settings.upstream
+        files: dict[Slot, str | None] = {"current": options.api_key_file, "previous": options.previous_api_key_file}
+        return ((slot, path) for slot, path in files.items() if path is not None)
+
+    async def close(self) -> None:
+        """Follow no file any more."""
+        for task in self._following:
+            task.cancel()
+        await asyncio.gather(*self._following, return_exceptions=True)
+
+    def reload(self, load: Callable[[], Settings]) -> None:
+        """Take over what `load` gives; if it raises ConfigurationError, tell of it and change nothing."""
+        try:
+            settings = load()
+        except ConfigurationError as error:
+            self._refused(str(error))
+            return
+        if settings.auth_mode != self._settings.auth_mode:
+            self._refused("auth.mode is fixed at start: whether tokens are asked for takes a restart")
+            return
+        later = sorted(_differences(self._settings, settings))
+        self._settings = settings
+        self._take_over(settings)
+        self._observe(Reloaded(fine=True))
+        _log.info("the configuration was reloaded")
+        if later:
+            _log.warning("some settings that have changed take a restart", extra={"settings": ", ".join(later)})
+
+    def _refused(self, why: str) -> None:
+        self._observe(Reloaded(fine=False))
+        _log.error("the configuration was not reloaded; the old one stays", extra={"why": why})
+
+    def _take_over(self, settings: Settings) -> None:
+        """Nothing is awaited in between, so that no request sees one half of it."""
+        roster = None if settings.auth_mode == "open" else Roster(settings.teams)
+        for authenticator in self._authenticators:
+            authenticator.adopt(roster)
+        self._budgets.adopt(settings.teams)
+        self._errands.lifetimes = settings.cache.lifetimes
+        current, previous = settings.api_key, settings.previous_api_key
+        if current is not None and self._keys.replace("current", current.get_secret_value()):
+            self._observe(KeyLoaded(self._clock.now()))
+        if previous is None:
+            self._keys.forget_previous()
+        else:
+            self._keys.replace("previous", previous.get_secret_value())
+        self.follow_key_files()
+
+    def _follow(self, path: str, slot: Slot) -> Coroutine[Any, Any, None]:
+        return follow(path, slot, self._keys, read=read_secret, clock=self._clock, observe=self._observe)
+
+
+def _differences(old: Settings, new: Settings) -> Iterator[str]:
+    """The paths of settings that differ, but for those that a reload takes over."""
+    before, after = dict(_leaves(old.model_dump())), dict(_leaves(new.model_dump()))
+    for path in before.keys() | after.keys():
+        if before.get(path) != after.get(path) and not path.startswith(_AT_ONCE):
+            yield path
+    if old.cache_url != new.cache_url and old.cache.url == new.cache.url:
+        yield "cache.url_file"
+
+
+def _leaves(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value

@@ -1,0 +1,149 @@
+"""What teams may use, over all replicas."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from harness import Play, Reply, playing, until
+from holding_vendor import HoldingVendor
+from real_redis import RealRedis
+
+from gateway.tokens import new_token
+
+ALPHA, ALPHA_DIGEST = new_token()
+BETA, BETA_DIGEST = new_token()
+
+
+def flags(vendor: HoldingVendor, **more: Any) -> dict[str, Any]:
+    return {
+        "upstream.base_url": vendor.url,
+        "cache.prefetch": 0,
+        "teams.alpha.token_sha256": [ALPHA_DIGEST],
+        "teams.alpha.scopes": ["refresh"],
+        "teams.beta.token_sha256": [BETA_DIGEST],
+        **{name.replace("__", "."): value for name, value in more.items()},
+    }
+
+
+async def ask(play: Play, number: int, token: str = ALPHA, **headers: str) -> Reply:
+    """A page that no other number has."""
+    return await play.page("a1", f"?offset={number * 2}&limit=1", Authorization=token, **headers)
+
+
+def statuses(replies: list[Reply]) -> list[int]:
+    return [reply.status for reply in replies]
+
+
+async def test_a_rate_of_requests(vendor: HoldingVendor) -> None:
+    async with playing(flags(vendor, teams__alpha__rate=0.01, teams__alpha__burst=3)) as play:
+        replies = [await ask(play, 0) for _ in range(5)]
+        assert statuses(replies) == [404, 404, 404, 429, 429]
+        refused = replies[-1]
+        assert (refused.code, refused.details["budget"]) == ("rate_limited", "requests")
+        assert refused.headers["RateLimit-Limit"] == "3"
+        assert refused.headers["RateLimit-Remaining"] == "0"
+        assert refused.headers["Retry-After"] == refused.headers["RateLimit-Reset"]
+        assert 90 <= int(refused.headers["Retry-After"]) <= 100
+        assert refused.headers["Cache-Control"] == "no-store"
+        # It is judged before the query, and after the token; and it is this team's alone.
+        assert (await play.page("a1", "?limit=x", Authorization=ALPHA)).status == 429
+        assert (await play.page("a1", "?limit=x", Authorization="nobody")).status == 401
+        assert (await ask(play, 0, BETA)).status == 404
+        play.clock.pass_by(100)
+        assert (await ask(play, 0)).status == 404
+        counted = await play.metrics()
+        assert counted['gateway_rate_limited_total{scope="requests",team="alpha"}'] == 3
+        assert counted['gateway_rate_limited_total{scope="misses",team="beta"}'] == 0
+
+
+async def test_hits_cost_no_misses(vendor: HoldingVendor) -> None:
+    vendor.set_assets("a1", [{"id": str(number), "status": "success"} for number in range(100)])
+    async with playing(flags(vendor, teams__alpha__miss_rate=0.01, teams__alpha__miss_burst=2)) as play:
+        replies = [await ask(play, number) for number in (0, 0, 0, 1, 1, 2, 0, 3, 1)]
+        assert statuses(replies) == [200, 200, 200, 200, 200, 429, 200, 429, 200]
+        assert replies[5].details["budget"] == "misses"
+        assert len(vendor.requests) == 2
+        # A page that has expired is no answer to a team that has used up its budget; in grace it is.
+        play.clock.skip(320)
+        assert (await ask(play, 0)).cache.startswith("hit; ttl=-")
+        await until(lambda: len(vendor.requests) == 3)
+        play.clock.skip(1000)
+        assert (await ask(play, 1)).status == 429
+        assert (await ask(play, 1, BETA)).status == 200
+
+
+async def test_a_refresh_that_a_client_wants_is_paid(vendor: HoldingVendor) -> None:
+    vendor.set_assets("a1", [{"id": str(number), "status": "success"} for number in range(100)])
+    async with playing(flags(vendor, teams__alpha__miss_rate=0.01, teams__alpha__miss_burst=1)) as play:
+        assert (await ask(play, 0)).status == 200
+        assert (await ask(play, 0, Cache_Control="no-cache")).code == "rate_limited"
+
+
+async def test_a_fetch_that_many_wait_for_is_paid_once_by_who_began_it(vendor: HoldingVendor) -> None:
+    vendor.set_assets("a1", [{"id": str(number), "status": "success"} for number in range(100)])
+    async with playing(flags(vendor, teams__alpha__miss_rate=0.01, teams__alpha__miss_burst=2)) as play:
+        let_go = vendor.hold(times=1)
+        herd = [asyncio.create_task(ask(play, 0)) for _ in range(20)]
+        await play.reaches("gateway_http_requests_in_flight", 20 + 1)
+        let_go.set()
+        assert statuses([await one for one in herd]) == [200] * 20
+        assert statuses([await ask(play, number) for number in (1, 2)]) == [200, 429]
+        assert len(vendor.requests) == 2
+
+
+async def test_who_can_pay_is_not_refused_with_who_cannot(vendor: HoldingVendor, real_redis: RealRedis) -> None:
+    vendor.set_assets("a1", [{"id": str(number), "status": "success"} for number in range(100)])
+    more = {"teams__alpha__miss_rate": 0.01, "teams__alpha__miss_burst": 1, "cache__url": real_redis.url}
+    async with playing(flags(vendor, **more)) as play:
+        assert (await ask(play, 0)).status == 200
+        for number in range(1, 6):
+            replies = await asyncio.gather(ask(play, number), ask(play, number, BETA))
+            assert replies[1].status == 200
+            assert replies[0].status in (200, 429)  # whether it joined what the other paid for
+        assert len(vendor.requests) == 6
+
+
+@pytest.fixture
+async def replicas(vendor: HoldingVendor, real_redis: RealRedis) -> AsyncIterator[list[Play]]:
+    vendor.set_assets("a1", [{"id": str(number), "status": "success"} for number in range(200)])
+    more = {
+        "cache__url": real_redis.url,
+        "teams__alpha__miss_rate": 0.01, "teams__alpha__miss_burst": 6,
+        "teams__beta__rate": 0.01, "teams__beta__burst": 8,
+    }  # fmt: skip
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(playing(flags(vendor, **more))) for _ in range(2)]
+
+
+async def test_misses_are_counted_exactly_over_replicas(replicas: list[Play], vendor: HoldingVendor) -> None:
+    asking = [ask(replicas[number % 2], number) for number in range(20)]
+    replies = await asyncio.gather(*asking)
+    assert statuses(replies).count(200) == 6
+    assert {reply.status for reply in replies} == {200, 429}
+    assert len(vendor.requests) == 6
+
+
+async def test_requests_overshoot_by_a_batch_a_process_at_most(replicas: list[Play]) -> None:
+    for play in replicas:
+        await ask(play, 0)  # so that what follows are hits
+    replies = [await ask(replicas[number % 2], 0, BETA) for number in range(30)]
+    assert 8 <= statuses(replies).count(200) <= 8 + 2
+    assert statuses(replies[-10:]) == [429] * 10
+    assert replies[-1].details["budget"] == "requests"
+
+
+async def test_without_redis_each_process_counts_for_itself(
+    replicas: list[Play], vendor: HoldingVendor, real_redis: RealRedis
+) -> None:
+    for play in replicas:
+        await ask(play, 0)
+    real_redis.kill()
+    for play in replicas:
+        replies = [await ask(play, 0, BETA) for _ in range(30)]
+        assert 8 <= statuses(replies).count(200) <= 8 + 2
+        assert statuses(replies[-10:]) == [429] * 10
+        assert statuses([await ask(play, number) for number in range(1, 12)]).count(200) == 6
