@@ -21,7 +21,7 @@ import redis.asyncio
 import trustme
 from aiohttp import web
 from harness import VENDOR_KEY, nobody_at, playing, run
-from real_redis import RealRedis
+from real_redis import RealRedis, RealSentinel
 
 from gateway.cli import main
 from gateway.clock import SystemClock
@@ -465,14 +465,9 @@ async def test_a_cluster_and_who_is_taken_for_one(
 
 
 async def test_sentinel_is_asked_for_the_master(vendor: MockVendor, real_redis: RealRedis, tmp_path: Path) -> None:
-    file = tmp_path / "sentinel.conf"
-    file.write_text(f"sentinel monitor mymaster 127.0.0.1 {real_redis.port} 1\n", encoding="utf-8")
-    async with redis_with(tmp_path, "--sentinel") as sentinel:
-        watcher = redis.asyncio.Redis(port=sentinel.port)
-        await watcher.execute_command(  # type: ignore[no-untyped-call]
-            "SENTINEL", "MONITOR", "mymaster", "127.0.0.1", str(real_redis.port), "1"
-        )
-        await watcher.aclose()
+    sentinel = RealSentinel(tmp_path, real_redis)
+    await asyncio.to_thread(sentinel.start)
+    try:
         with nobody_at() as port:
             hosts = f"127.0.0.1:{sentinel.port},127.0.0.1:{port}"
             found = await look(vendor.url, cache__url=f"redis+sentinel://{hosts}/mymaster/0")
@@ -481,6 +476,8 @@ async def test_sentinel_is_asked_for_the_master(vendor: MockVendor, real_redis: 
         assert (found.code, found["redis login"].found) == (1, "no Sentinel knows a master of that name")
         found = await look(vendor.url, cache__url=f"redis://127.0.0.1:{sentinel.port}")
         assert (found.code, found["redis version"].mend) == (1, "cache.url has to begin redis+sentinel://")
+    finally:
+        sentinel.kill()
 
 
 async def test_what_is_no_redis(vendor: MockVendor) -> None:
