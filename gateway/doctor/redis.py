@@ -73,6 +73,10 @@ class Examination:
                 with suppress(*_FAILURES):
                     async with asyncio.timeout(_SECONDS):
                         await self._client.aclose()
+                        # redis-py leaves the connections to Sentinels open.
+                        pool = getattr(self._client, "connection_pool", None)
+                        for watcher in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ()):
+                            await watcher.aclose()
         self.sheet.skip_rest()
 
     async def _reached(self, places: list[Place]) -> bool:
