@@ -6,7 +6,9 @@ import argparse
 import math
 from urllib.parse import urlsplit
 
+from gateway.core.errors import BadAoiId
 from gateway.core.options import RESERVED_TEAM_NAMES, TEAM_NAME
+from gateway.core.query import parse_aoi_id
 
 
 def port(text: str) -> int:
@@ -60,3 +62,11 @@ def team_name(text: str) -> str:
     if not TEAM_NAME.fullmatch(text) or text in RESERVED_TEAM_NAMES:
         raise argparse.ArgumentTypeError("a team's name is 1 to 64 of A-Z a-z 0-9 _ -, and not anonymous or unknown")
     return text
+
+
+def aoi(text: str) -> str:
+    """The id of an AOI."""
+    try:
+        return parse_aoi_id(text)
+    except BadAoiId as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

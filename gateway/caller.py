@@ -30,6 +30,15 @@ def is_alive(server: ServerOptions, ops: OpsOptions) -> bool:
         return False
 
 
+def is_gateway(server: ServerOptions, ops: OpsOptions) -> bool:
+    """Whether what answers there is a gateway, and not something else that says 200 to everything."""
+    try:
+        status, body = _ask(_listener(server, ops, _TIMEOUT), "GET", "/healthz")
+        return status == 200 and json.loads(body) == {"status": "ok"}
+    except (NotReached, ValueError):
+        return False
+
+
 def purge(server: ServerOptions, ops: OpsOptions, *, url: str | None, token: str | None, aoi_id: str | None) -> None:
     """Purge an AOI, or (None) everything, at `url` or else at the configured listener.
 

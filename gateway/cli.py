@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway import __version__
-from gateway.argument_types import count, gateway_url, number, port, rate, team_name
+from gateway.argument_types import aoi, count, gateway_url, number, port, rate, team_name
 from gateway.settings import ConfigurationError, Loaded, load, read_secret, schema_text
 
 FINE, FAILED, USAGE, CONFIGURATION, UNREACHABLE = 0, 1, 2, 3, 4
@@ -71,20 +71,35 @@ def _mock_vendor(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    try:
-        loaded = _load(arguments, need_key=True)
-    except ConfigurationError as error:
-        print(error)
-        return CONFIGURATION
-    from gateway.run import unusable  # noqa: PLC0415 - as above
-
-    if found := unusable(loaded.settings):
-        print("\n".join(f"{loaded.source}: {fault}" for fault in found))
+    loaded = _usable(arguments)
+    if loaded is None:
         return CONFIGURATION
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{loaded.source}: valid; clients are let in by {loaded.settings.auth_mode!r}")
     return FINE
+
+
+def _usable(arguments: argparse.Namespace) -> Loaded | None:
+    """What serving would load; None when it would refuse, and then every fault is printed."""
+    try:
+        loaded = _load(arguments, need_key=True)
+    except ConfigurationError as error:
+        print(error)
+        return None
+    from gateway.run import unusable  # noqa: PLC0415 - as above
+
+    if found := unusable(loaded.settings):
+        print("\n".join(f"{loaded.source}: {fault}" for fault in found))
+        return None
+    return loaded
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from gateway import doctor  # noqa: PLC0415 - as above
+
+    loaded = _usable(arguments)
+    return CONFIGURATION if loaded is None else doctor.run(loaded, arguments.aoi)
 
 
 def _token_new(arguments: argparse.Namespace) -> int:
@@ -243,6 +258,9 @@ def _parser() -> argparse.ArgumentParser:
     mock.add_argument("--seed", type=int, default=0, help="what the AOIs are made from (default: 0)")
 
     command("check", _check, "validate the configuration without serving")
+    doctor = command("doctor", _doctor, "try Redis, DNS, TLS, the vendor key and the clock for real")
+    doctor.add_argument("--aoi", metavar="ID", type=aoi, help="an AOI to try the key with (default: one of nobody)")
+
     command("healthcheck", _healthcheck, "exit 0 when the local gateway answers /healthz, else 1")
     purge = command("purge", _purge, "end what a running gateway has cached of an AOI, or of everything")
     what = purge.add_mutually_exclusive_group(required=True)

@@ -15,7 +15,7 @@ import asyncio
 import ssl
 import zlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import aiohttp
 from multidict import CIMultiDictProxy
@@ -51,6 +51,30 @@ from gateway.sending import NoConnection, NoTls, send_once, unreachable
 _NOT_ASKED = (UpstreamCircuitOpen, UpstreamOverloaded, UpstreamRateLimited)
 
 
+def client_session(options: UpstreamOptions) -> aiohttp.ClientSession:
+    """A session to talk to the vendor with. Raises OSError or ssl.SSLError when `upstream.ca_file` cannot be read."""
+    tls = ssl.create_default_context(cafile=options.ca_file)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, force_close=True, resolver=aiohttp.ThreadedResolver(), ssl=tls),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        middlewares=(send_once,),
+        timeout=aiohttp.ClientTimeout(total=None, connect=options.connect_timeout),
+    )
+
+
+def request_headers(key: VendorKey, scheme: Literal["raw", "bearer"], request_id: str) -> dict[str, str]:
+    """Every header of a request, and nothing that a client sent but its request's id."""
+    return {
+        "Authorization": f"Bearer {key.reveal()}" if scheme == "bearer" else key.reveal(),
+        "Accept": "application/json",
+        "Accept-Encoding": "gzip",
+        "User-Agent": f"pixxel-gateway/{__version__}",
+        "X-Request-Id": request_id,
+    }
+
+
 class Upstream:
     """The vendor. `open` before the first fetch, `close` after the last."""
 
@@ -76,15 +100,7 @@ class Upstream:
 
     async def open(self) -> None:
         """Make the client session. Raises OSError or ssl.SSLError when `upstream.ca_file` cannot be read."""
-        tls = ssl.create_default_context(cafile=self._options.ca_file)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, force_close=True, resolver=aiohttp.ThreadedResolver(), ssl=tls),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            middlewares=(send_once,),
-            timeout=aiohttp.ClientTimeout(total=None, connect=self._options.connect_timeout),
-        )
+        self._session = client_session(self._options)
 
     async def close(self) -> None:
         """Close what is open."""
@@ -195,13 +211,7 @@ class Upstream:
         """Send one request and read its answer to the end, translating every way in which that can fail."""
         assert self._session is not None, "open() comes first"  # noqa: S101 - a mistake of ours, not of the vendor
         options = self._options
-        headers = {
-            "Authorization": f"Bearer {key.reveal()}" if options.auth_scheme == "bearer" else key.reveal(),
-            "Accept": "application/json",
-            "Accept-Encoding": "gzip",
-            "User-Agent": f"pixxel-gateway/{__version__}",
-            "X-Request-Id": request_id,
-        }
+        headers = request_headers(key, options.auth_scheme, request_id)
         url = URL(options.base_url + query.target, encoded=True)
         try:
             async with (

@@ -45,15 +45,18 @@ class RealRedis:
                 return
         raise AssertionError("the server ended at once")
 
+    def _command(self, port: int) -> list[str]:
+        return [
+            binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+            "--dir", str(self._directory), *self._options,
+        ]  # fmt: skip
+
     def _comes_up(self, port: int) -> bool:
         self._process = subprocess.Popen(
-            [
-                binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-                "--dir", str(self._directory), *self._options,
-            ],
+            self._command(port),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         deadline = time.monotonic() + PATIENCE
         while not self._answers(port, self._process.pid):
             assert time.monotonic() < deadline, "the server did not come up"
@@ -99,3 +102,17 @@ class RealRedis:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+
+class RealSentinel(RealRedis):
+    """A Sentinel that watches one master, by the name of mymaster."""
+
+    def __init__(self, directory: Path, master: RealRedis) -> None:
+        super().__init__(directory)
+        self._master = master
+
+    def _command(self, port: int) -> list[str]:
+        file = self._directory / "sentinel.conf"
+        watched = f"sentinel monitor mymaster 127.0.0.1 {self._master.port} 1"
+        file.write_text(f"port {port}\nbind 127.0.0.1\ndir {self._directory}\n{watched}\n", encoding="utf-8")
+        return [binary(), str(file), "--sentinel"]

@@ -82,6 +82,7 @@ async def listens(port: int) -> bool:
         ["demo"],
         ["mock-vendor"],
         ["check"],
+        ["doctor"],
         ["healthcheck"],
         ["schema"],
         ["openapi"],

@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).parents[1] / "gateway"
 ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {"run", "settings", "core", "tokens", "caller", "web", "warm", "progress", "clock"}
-    | {"argument_types"},
+    | {"argument_types", "doctor"},
+    "doctor": {"run", "settings", "upstream", "bodies", "stores", "web", "caller", "keys", "ports", "clock", "core"},
     "run": {"app", "settings", "mock_vendor", "logs", "keys", "ports", "stores", "workers"},
     "ports": {"app", "settings", "caller"},
     "app": {"settings", "web", "cache", "windows", "errands", "stretches", "stores", "flights", "upstream"}
@@ -55,12 +56,12 @@ ALLOWED: dict[str, set[str]] = {
 
 # Libraries that have one home, or a few.
 HOMES = {
-    "redis": {"stores"},
+    "redis": {"stores", "doctor"},
     "prometheus_client": {"metrics", "exposition", "app"},
     "structlog": {"logs"},
     "jinja2": {"web"},
-    "aiohttp": {"bodies", "sending", "web", "upstream", "mock_vendor", "warm"},
-    "rich": {"progress"},
+    "aiohttp": {"bodies", "sending", "web", "upstream", "mock_vendor", "warm", "doctor"},
+    "rich": {"progress", "doctor"},
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 

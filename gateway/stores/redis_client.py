@@ -74,6 +74,15 @@ def connect(url: str, timeout: float, connections: Connections | None = None) ->
         raise error if isinstance(error, BadStoreUrl) else BadStoreUrl(f"not a {scheme}:// URL") from None
 
 
+def named_hosts(url: str) -> list[tuple[str, int]]:
+    """The hosts and ports that a URL names, which `connect` has accepted: servers, or Sentinels."""
+    if url.startswith(("redis://", "rediss://")):
+        parts = urlsplit(url)
+        return [(parts.hostname or "localhost", parts.port or REDIS_PORT)]
+    port = SENTINEL_PORT if url.startswith("redis+sentinel://") else REDIS_PORT
+    return _nodes(urlsplit(url).netloc, port)
+
+
 def _no_retry() -> Retry:
     return Retry(NoBackoff(), 0)
 

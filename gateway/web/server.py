@@ -163,7 +163,7 @@ class Listener:
         max_connections: int,
         longest_request: float,
     ) -> None:
-        self._server = GatewayServer(router, _below_descriptor_limit(max_connections))
+        self._server = GatewayServer(router, below_descriptor_limit(max_connections))
         self._runner = web.ServerRunner(self._server, shutdown_timeout=longest_request)
         self._sock = sock
         self._tls = tls
@@ -252,7 +252,7 @@ def _accept_all(sock: socket.socket) -> list[socket.socket]:
         accepted.append(connection)
 
 
-def _below_descriptor_limit(connections: int) -> int:
+def below_descriptor_limit(connections: int) -> int:
     """Leave descriptors for the vendor, Redis and files, or accepting itself would fail, for everybody and loudly."""
     try:
         import resource  # noqa: PLC0415 - there is none on Windows

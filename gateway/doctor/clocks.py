@@ -1,0 +1,56 @@
+"""How far this machine's clock is from those of the vendor and of Redis.
+
+What somebody's clock showed lies between the moments at which the question left and the answer came, and a Date is cut
+to the second: so the distance is an interval, and only what is beyond it for certain is held against a clock. A slow
+machine or a slow way makes it wider, and nobody guilty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple
+
+from gateway.doctor.findings import Sheet
+
+_WORTH_A_WORD, _TOO_FAR = 1.0, 5.0
+
+
+class Reading(NamedTuple):
+    """How many seconds another clock is ahead of ours, at least and at most."""
+
+    least: float
+    most: float
+
+    @property
+    def ahead(self) -> float:
+        """By how much it is ahead for certain; behind when negative."""
+        return max(self.least, 0.0) + min(self.most, 0.0)
+
+
+def from_date(headers: Mapping[str, str], sent: float, received: float) -> Reading | None:
+    """What a Date header shows (RFC 9110, section 6.6.1); times are ours, and Unix time. None when there is none."""
+    try:
+        date = parsedate_to_datetime(headers["Date"])
+        date = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
+        # A cache on the way keeps the Date of the answer that it kept (RFC 9111, section 5.1).
+        theirs = date.timestamp() + int(headers.get("Age", "0"))
+    except (KeyError, ValueError, TypeError, OverflowError):
+        return None
+    return Reading(theirs - received, theirs + 1.0 - sent)
+
+
+def compare(sheet: Sheet, name: str, whose: str, reading: Reading | None, mend: str) -> None:
+    """Write down what a reading means."""
+    if reading is None:
+        sheet.skip(name, f"{whose} told no time")
+        return
+    ahead = reading.ahead
+    found = f"this machine's is {abs(ahead):.1f} s {'behind' if ahead > 0 else 'ahead of'} that of {whose}"
+    if abs(ahead) < _WORTH_A_WORD:
+        sheet.ok(name, f"as that of {whose}, as far as can be told")
+    elif abs(ahead) <= _TOO_FAR:
+        sheet.warn(name, found, mend)
+    else:
+        sheet.fail(name, found, mend)

@@ -1,0 +1,69 @@
+"""This machine: whether the ports are free, and file descriptors enough."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import sys
+
+from gateway.caller import is_gateway
+from gateway.core.options import OpsOptions, ServerOptions
+from gateway.doctor.findings import Sheet
+from gateway.doctor.wire import Place, why
+from gateway.web.server import below_descriptor_limit
+
+
+async def examine_machine(sheet: Sheet, server: ServerOptions, ops: OpsOptions) -> None:
+    """Try to take the ports, without listening on them, and count descriptors."""
+    await _port(sheet, "listener", "server", Place(server.host, server.port), server=server, ops=ops)
+    if ops.port is not None:
+        await _port(sheet, "ops listener", "ops", Place(ops.host or "127.0.0.1", ops.port), server=server, ops=ops)
+    _descriptors(sheet, server)
+
+
+async def _port(sheet: Sheet, name: str, section: str, place: Place, *, server: ServerOptions, ops: OpsOptions) -> None:
+    try:
+        await asyncio.to_thread(_take, place)
+    except (OSError, OverflowError, UnicodeError) as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number == errno.EADDRINUSE and await asyncio.to_thread(is_gateway, server, ops):
+            sheet.ok(name, f"a gateway serves at {place} already")
+        elif number == errno.EADDRINUSE:
+            mend = f"end what listens there (`ss -ltnp 'sport = :{place.port}'` names it), or choose {section}.port"
+            sheet.fail(name, f"{place} is taken, and not by a gateway that answers", mend)
+        elif number in {errno.EACCES, errno.EPERM}:
+            mend = f"choose {section}.port above 1023, or give the process the capability CAP_NET_BIND_SERVICE"
+            sheet.fail(name, f"{place} is not ours to take", mend)
+        else:
+            mend = f"{section}.host has to be an address of this machine, or 0.0.0.0 for all"
+            sheet.fail(name, f"{place} cannot be listened on: {why(error)}", mend)
+        return
+    sheet.ok(name, f"{place} is free" if place.port else f"a free port of {place.host} is taken at the start")
+
+
+def _take(place: Place) -> None:
+    family, kind, _, _, address = socket.getaddrinfo(
+        place.host or None, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    with socket.socket(family, kind) as probe:
+        if os.name == "posix":  # as `serve` does: what lingers of an earlier one is nobody's
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+
+
+def _descriptors(sheet: Sheet, server: ServerOptions) -> None:
+    name, wanted = "file descriptors", server.max_connections
+    if sys.platform == "win32":
+        sheet.skip(name, "Windows has no such limit")
+        return
+    possible = below_descriptor_limit(wanted)
+    if possible < wanted:
+        sheet.warn(
+            name,
+            f"the limit leaves room for {possible} connections, and server.max_connections is {wanted}",
+            f"`ulimit -n {wanted * 4 // 3 + 32}` (systemd: LimitNOFILE=), or server.max_connections = {possible}",
+        )
+    else:
+        sheet.ok(name, f"enough for {wanted} connections")

@@ -1,0 +1,251 @@
+"""Redis as the gateway needs it: reachable, of the right kind, with every right, bounded, and quick.
+
+The client is the one that serving builds, so that Sentinels and Clusters are tried as they are used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import ssl
+import statistics
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+from redis.asyncio import RedisCluster
+from redis.asyncio.sentinel import MasterNotFoundError
+from redis.exceptions import AuthenticationError, ClusterError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from gateway.clock import Clock
+from gateway.core.entry import FORMAT_VERSION
+from gateway.core.options import CacheOptions
+from gateway.doctor.clocks import Reading
+from gateway.doctor.findings import Sheet
+from gateway.doctor.rights import code, mend_for, try_rights
+from gateway.doctor.wire import Place, check_names, connect, tls_trouble, why
+from gateway.stores.redis_client import connect as redis_client
+from gateway.stores.redis_client import named_hosts
+
+DNS, CONNECT, TLS, LOGIN = "redis DNS", "redis connect", "redis TLS", "redis login"
+VERSION, RIGHTS, MEMORY, SPEED = "redis version", "redis rights", "redis memory", "redis round trip"
+
+_SECONDS = 3.0
+_PINGS = 15
+_LEAST_VERSION = (6, 2)
+_CHECK_URL = "check cache.url"
+_FAILURES = (RedisError, RedisClusterException, OSError)
+
+
+def planned(url: str) -> tuple[str, ...]:
+    """The checks that a URL makes sense of, in order."""
+    tls = (TLS,) if url.startswith("rediss://") else ()
+    return (DNS, CONNECT, *tls, LOGIN, VERSION, RIGHTS, MEMORY, SPEED)
+
+
+class Examination:
+    """One look at Redis. `reading` is what its TIME shows."""
+
+    def __init__(self, sheet: Sheet, options: CacheOptions, url: str, clock: Clock) -> None:
+        self.sheet = sheet
+        self.reading: Reading | None = None
+        self._options = options
+        self._url = url
+        self._clock = clock
+        self._name = f"{options.key_prefix}:{FORMAT_VERSION}:doctor:{secrets.token_hex(8)}"
+        self._client: Any = None
+
+    async def run(self) -> None:
+        """Try everything, and write it down."""
+        places = [Place(host, port) for host, port in named_hosts(self._url)]
+        names = await check_names(self.sheet, DNS, [place.host for place in places], "cache.url")
+        if names and await self._reached(places):
+            self._client = redis_client(self._url, max(self._options.redis_timeout, _SECONDS))
+            try:
+                if await self._greeted(places[0].host):
+                    await self._examined()
+            finally:
+                with suppress(*_FAILURES):
+                    async with asyncio.timeout(_SECONDS):
+                        await self._client.aclose()
+                        # redis-py leaves the connections to Sentinels open.
+                        pool = getattr(self._client, "connection_pool", None)
+                        for watcher in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ()):
+                            await watcher.aclose()
+        self.sheet.skip_rest()
+
+    async def _reached(self, places: list[Place]) -> bool:
+        results = await asyncio.gather(*(_touch(place) for place in places), return_exceptions=True)
+        good, bad = [], []
+        for place, result in zip(places, results, strict=True):
+            if result is None:
+                good.append(str(place))
+            elif isinstance(result, OSError):
+                bad.append(f"{place}: {why(result)}")
+            else:
+                raise result
+        mend = "start Redis, or correct host and port in cache.url; a firewall on the way may be shut"
+        if not bad:
+            self.sheet.ok(CONNECT, f"{', '.join(good)} takes connections")
+        elif good:
+            self.sheet.warn(CONNECT, "; ".join(bad), mend)
+        else:
+            self.sheet.fail(CONNECT, "; ".join(bad), mend, unreachable=True)
+        return bool(good)
+
+    async def _greeted(self, host: str) -> bool:
+        """Whether there is a Redis that takes our password: the first command also brings TLS, Sentinel and Cluster."""
+        try:
+            await self._call(lambda client: client.ping())
+        except Exception as error:  # noqa: BLE001 - a peer that is no Redis makes the client trip in any way there is
+            self._not_greeted(error, host)
+            return False
+        if self._url.startswith("rediss://"):
+            self.sheet.ok(TLS, "the certificate is accepted")
+        user = urlsplit(self._url).netloc.rpartition("@")[0]
+        self.sheet.ok(LOGIN, f"PING is answered, {'with' if user else 'without'} a password")
+        return True
+
+    def _not_greeted(self, error: BaseException, host: str) -> None:
+        tls = self._url.startswith("rediss://")
+        answered = isinstance(error, AuthenticationError) or (
+            isinstance(error, ResponseError) and not isinstance(error, RedisConnectionError)
+        )
+        handshake = _tls_error(error)
+        if tls and handshake is not None:
+            trouble = tls_trouble(
+                handshake, host, authority="ssl_ca_certs=FILE in cache.url's query", address="cache.url"
+            )
+            self.sheet.fail(TLS, trouble.found, trouble.mend)
+            return
+        if tls and answered:
+            self.sheet.ok(TLS, "the certificate is accepted")
+        told = code(error)
+        if isinstance(error, AuthenticationError) or told in {"NOAUTH", "WRONGPASS"}:
+            self.sheet.fail(
+                LOGIN, f"refused ({told})",
+                "put the right user and password into cache.url (redis://USER:PASSWORD@HOST, percent-encoded); a file "
+                "named by cache.url_file keeps them out of the configuration",
+            )  # fmt: skip
+        elif isinstance(error, MasterNotFoundError):
+            mend = "check the service's name in cache.url (`SENTINEL masters` lists them), and the Sentinels' quorum"
+            self.sheet.fail(LOGIN, "no Sentinel knows a master of that name", mend)
+        elif isinstance(error, RedisClusterException | ClusterError):
+            mend = "if it is a single server, write redis://; else see `CLUSTER INFO` on a node"
+            self.sheet.fail(LOGIN, "it is no Redis Cluster that is whole", mend)
+        elif isinstance(error, TimeoutError | RedisTimeoutError):
+            mend = "it hangs, or something else has the port: see its log and its machine's load; check cache.url"
+            if tls:
+                mend = f"{mend} (a port without TLS is silent too)"
+            self.sheet.fail(TLS if tls else LOGIN, f"no answer within {_SECONDS:g} s", mend, unreachable=True)
+        elif answered:
+            self.sheet.fail(LOGIN, f"PING is refused ({told})", mend_for({told}, self._options.key_prefix))
+        else:
+            mend = f"{_CHECK_URL}: another server may have the port, or it wants {'no TLS' if tls else 'rediss://'}"
+            self.sheet.fail(LOGIN, f"what answers does not speak like Redis ({type(error).__name__})", mend)
+
+    async def _examined(self) -> None:
+        server = memory = None
+        try:
+            server, memory = await self._info("server"), await self._info("memory")
+        except ResponseError as error:
+            self.sheet.skip(VERSION, f"INFO is refused ({code(error)})")
+        if server is not None and not self._judge_version(server):
+            return
+        await self._rights(info=server is not None)
+        if memory is None:
+            self.sheet.skip(MEMORY, "INFO is refused")
+        else:
+            self._judge_memory(memory)
+        await self._speed()
+
+    def _judge_version(self, servers: list[dict[str, Any]]) -> bool:
+        kind = str(servers[0].get("redis_mode", "standalone"))
+        cluster = isinstance(self._client, RedisCluster)
+        if kind == "sentinel" or (kind == "cluster") != cluster:
+            scheme = {"sentinel": "redis+sentinel://", "cluster": "redis+cluster://"}.get(kind, "redis://")
+            self.sheet.fail(VERSION, f"this is a server of another kind ({kind})", f"cache.url has to begin {scheme}")
+            return False
+        for server in servers:
+            valkey = "valkey_version" in server
+            version = str(server.get("valkey_version" if valkey else "redis_version", ""))
+            numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+            if not valkey and numbers < _LEAST_VERSION:
+                self.sheet.fail(VERSION, f"Redis {version} is too old", "Redis 6.2 or later, or Valkey, is needed")
+                return False
+        self.sheet.ok(VERSION, f"{'Valkey' if valkey else 'Redis'} {version}, {len(servers)} node(s)")
+        return True
+
+    async def _rights(self, *, info: bool) -> None:
+        try:
+            tried = await try_rights(self._client, self._name, _SECONDS, self._clock)
+        except _FAILURES as error:
+            self.sheet.fail(
+                RIGHTS, f"it answers no more ({type(error).__name__})", "see its log and its machine's load"
+            )
+            return
+        self.reading = tried.reading
+        refused = tried.refused if info else {"INFO": "NOPERM", **tried.refused}
+        if refused:
+            words = ", ".join(f"{command} ({word})" for command, word in refused.items())
+            self.sheet.fail(RIGHTS, f"refused: {words}", mend_for(set(refused.values()), self._options.key_prefix))
+        else:
+            self.sheet.ok(RIGHTS, f"reads, writes, scripts and messages under {self._options.key_prefix}:*")
+
+    def _judge_memory(self, servers: list[dict[str, Any]]) -> None:
+        least = min(int(server.get("maxmemory", 0)) for server in servers)
+        policies = {str(server.get("maxmemory_policy", "unknown")) for server in servers}
+        bad = policies - {"allkeys-lru"}
+        wrong = (["maxmemory is not set"] if not least else []) + [
+            f"maxmemory-policy is {name}" for name in sorted(bad)
+        ]
+        if wrong:
+            mend = "maxmemory 256mb (or what there is) and maxmemory-policy allkeys-lru, in redis.conf or by CONFIG SET"
+            self.sheet.warn(MEMORY, " and ".join(wrong), mend)
+        else:
+            self.sheet.ok(MEMORY, f"at most {least // 2**20} MiB, allkeys-lru")
+
+    async def _speed(self) -> None:
+        took = []
+        try:
+            for _ in range(_PINGS):
+                began = self._clock.monotonic()
+                await self._call(lambda client: client.ping())
+                took.append(self._clock.monotonic() - began)
+        except _FAILURES as error:
+            self.sheet.fail(SPEED, f"PING fails ({type(error).__name__})", "see its log and its machine's load")
+            return
+        median, limit = statistics.median(took), self._options.redis_timeout
+        found = f"{median * 1000:.1f} ms, and cache.redis_timeout is {limit * 1000:g} ms"
+        if median > limit / 5:
+            self.sheet.warn(SPEED, found, "bring Redis nearer, or raise cache.redis_timeout to ten round trips or so")
+        else:
+            self.sheet.ok(SPEED, found)
+
+    async def _info(self, section: str) -> list[dict[str, Any]]:
+        if not isinstance(self._client, RedisCluster):
+            return [await self._call(lambda client: client.info(section))]
+        return [await self._call(partial(_info_of, section, node)) for node in self._client.get_primaries()]
+
+    async def _call(self, send: Callable[[Any], Awaitable[Any]]) -> Any:
+        async with asyncio.timeout(_SECONDS):
+            return await send(self._client)
+
+
+async def _touch(place: Place) -> None:
+    await (await connect(place, _SECONDS)).close()
+
+
+async def _info_of(section: str, node: Any, client: Any) -> Any:
+    return await client.info(section, target_nodes=node)
+
+
+def _tls_error(error: BaseException | None) -> BaseException | None:
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error
