@@ -84,7 +84,10 @@ class Protocol(RequestHandler):
         transport = self.transport
         if transport is None or not transport.can_write_eof():  # TLS has its own last words
             return
-        transport.write_eof()
+        try:
+            transport.write_eof()
+        except OSError:  # the client has reset the connection: there is nobody to wait for
+            return
         if not transport.is_reading():
             transport.resume_reading()
         with suppress(TimeoutError):

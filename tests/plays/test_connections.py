@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from harness import VENDOR_KEY, Play, playing, spawn
+from harness import VENDOR_KEY, Play, playing, spawn, until
 from wire import answers, request, until_closed
 
 from gateway.mock_vendor import MockVendor
@@ -123,6 +123,18 @@ async def test_a_refusal_reaches_a_client_that_goes_on_sending(play: Play) -> No
     flood = itertools.chain([request(b"X: y")[:-2]], itertools.repeat(b"X: " + b"y" * 65_000 + b"\r\n", 300))
     [answer] = answers(await until_closed(play.port, flood))
     assert (answer.status, answer.error["code"]) == (431, "headers_too_large")
+
+
+async def test_a_client_that_leaves_before_its_refusal_is_no_fault_of_ours(play: Play) -> None:
+    """What is sent to it comes back as a reset, and then the other half cannot be closed either."""
+    bad = [b"nonsense\r\n\r\n", request(b"Content-Length: 9", method=b"POST", body=b"abc"), request(b"X: \0")]
+    for data in bad:
+        with socket.create_connection(("127.0.0.1", play.port)) as client:
+            client.sendall(data)
+    await until(lambda: play.log.getvalue().count(b'"event":"request"') == len(bad))
+    await until(lambda: not play.gateway._listeners[0]._server.connections)
+    assert (await play.page("shown")).status == 200
+    assert "a connection ended by OSError" not in {line["event"] for line in play.log_lines()}
 
 
 async def test_a_long_list_of_tags_is_looked_through_quickly(play: Play) -> None:

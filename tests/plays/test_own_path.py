@@ -78,6 +78,6 @@ async def test_a_request_reaches_its_own_path_or_none(scene: Scene, target: byte
         assert answer.status in (200, 404)
         assert asked == [meant(target.partition(b" ")[0])]
     else:
-        assert answer.status in (400, 404, 405, 414)
+        assert answer.status < 500
         assert asked == []
     assert {recorded.method for recorded in scene.vendor.requests} <= {"GET"}
