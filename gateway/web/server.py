@@ -36,7 +36,7 @@ _log = logging.getLogger("gateway.server")
 class Protocol(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_gone", "_half_closed")
+    __slots__ = ("_answered", "_gone", "_half_closed")
 
     def __init__(self, server: GatewayServer, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -52,6 +52,7 @@ class Protocol(RequestHandler):
         self._parser = StrictParser(self._parser, self, loop, self._max_msg_queue_size)  # type: ignore[assignment]
         self._gone: asyncio.Future[None] = loop.create_future()
         self._half_closed = False
+        self._answered = 0
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Nobody is there any more."""
@@ -61,8 +62,7 @@ class Protocol(RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override] # aiohttp never keeps a connection open here
         """Keep the connection of a client that has said all it will say, and still waits for answers."""
-        waiting = self._waiter is not None and not self._waiter.done()
-        answering = self._request_count > 0 and not waiting and not self._close
+        answering = self._request_count > self._answered and not self._close
         self._half_closed = answering and self.ssl_context is None  # TLS has no such half
         return self._half_closed
 
@@ -74,8 +74,11 @@ class Protocol(RequestHandler):
         if amiss or (self._half_closed and not self._messages):
             resp.force_close()
         finished = await super().finish_response(request, resp, start_time)
+        self._answered += 1
         if amiss:
             await self._linger()
+        elif self._half_closed and not self._messages:  # the other half was closed while the answer was sent
+            self.close()
         return finished
 
     async def _linger(self) -> None:

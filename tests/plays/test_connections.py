@@ -118,6 +118,26 @@ async def test_a_client_that_has_said_all_it_will_say_gets_its_answers(play: Pla
         assert [answer.headers["X-Request-Id"] for answer in received] == [f"r{number}" for number in range(count)]
 
 
+async def test_whenever_a_client_has_said_all_it_will_say_its_connection_ends(play: Play) -> None:
+    """At every turn of the loop that gateway and client share, also while an answer is being finished."""
+
+    async def after(turns: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", play.port)
+        writer.write(request(path=b"/healthz"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        writer.write_eof()
+        try:
+            async with asyncio.timeout(10):  # less than an idle connection may stay
+                return await reader.read()
+        finally:
+            writer.close()
+
+    for turns in range(30):
+        [answer] = answers(await after(turns))
+        assert answer.status == 200
+
+
 async def test_a_refusal_reaches_a_client_that_goes_on_sending(play: Play) -> None:
     """Over bytes that nobody read, closing is a reset, and the reset overtakes the answer."""
     flood = itertools.chain([request(b"X: y")[:-2]], itertools.repeat(b"X: " + b"y" * 65_000 + b"\r\n", 300))
