@@ -15,14 +15,46 @@ from gateway.web.problems import CODES
 
 _REASONS = {431: "Request Header Fields Too Large"}
 
+_STRING = {"type": "string"}
+_COUNT = {"type": "integer", "minimum": 0}
+
+
+def _header(text: str, schema: dict[str, Any] = _STRING, *, always: bool = True) -> dict[str, Any]:
+    return {"description": text, "required": always, "schema": schema}
+
+
+_REQUEST_ID = {
+    "X-Request-Id": _header(
+        "Yours if it was well-formed, else a new one; it stands in the gateway's log.",
+        {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+    )
+}
 _PAGE_HEADERS = {
-    "ETag": "Names the body, one tag per coding; send it back as If-None-Match.",
-    "Age": "Seconds since the vendor made this page.",
-    "Cache-Control": "private, no-cache: keep it, and ask again with If-None-Match before you use it again.",
-    "Cache-Status": "How this answer came about (RFC 9211).",
-    "Vary": "Accept-Encoding",
-    "X-Listing-Generation": "Pages with the same value belong to the same state of the listing.",
-    "X-Request-Id": "Yours if it was well-formed, else a new one; it stands in the gateway's log.",
+    "ETag": _header("Names the body, one tag per coding; send it back as If-None-Match."),
+    "Age": _header("Seconds since the vendor made this page.", _COUNT),
+    "Cache-Control": _header("Keep it, and ask again with If-None-Match before you use it again."),
+    "Cache-Status": _header("How this answer came about (RFC 9211)."),
+    "Vary": _header("Accept-Encoding, and Origin where browser apps are let in."),
+    "X-Listing-Generation": _header("Pages with the same value belong to the same state of the listing."),
+    **_REQUEST_ID,
+}
+_PROBLEM_HEADERS = {"Cache-Control": _header("Never kept.", {"const": "no-store"}), **_REQUEST_ID}
+_SECONDS = {"type": "integer", "minimum": 1}
+# What a problem of this status has besides.
+_MORE_HEADERS: dict[int, dict[str, Any]] = {
+    401: {"WWW-Authenticate": _header("How to send a token.", {"const": "Bearer"})},
+    404: {
+        "Age": _header("Seconds since the vendor said so.", _COUNT, always=False),
+        "Cache-Status": _header("How this answer came about, if the vendor was asked.", always=False),
+    },
+    405: {"Allow": _header("The methods that there are, unless it is the vendor who said so.", always=False)},
+    429: {
+        "Retry-After": _header("Seconds until there is room for another request.", _SECONDS),
+        "RateLimit-Limit": _header("How many requests there may be at once.", _COUNT),
+        "RateLimit-Remaining": _header("How many there may be now.", _COUNT),
+        "RateLimit-Reset": _header("Seconds until there is room for another request.", _SECONDS),
+    },
+    503: {"Retry-After": _header("Seconds after which another try makes sense.", _SECONDS, always=False)},
 }
 
 
@@ -96,23 +128,32 @@ def _filter(name: str) -> dict[str, Any]:
 def _responses() -> dict[str, Any]:
     page = {
         "description": "The vendor's page, byte for byte.",
-        "headers": {name: {"description": text, "schema": {"type": "string"}} for name, text in _PAGE_HEADERS.items()},
+        "headers": {
+            **_PAGE_HEADERS,
+            "Content-Encoding": _header("Where you take it and it is worth it.", {"const": "gzip"}, always=False),
+        },
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Page"}}},
     }
-    not_modified = {"description": "The page that you have (If-None-Match) is still the current one."}
-    return {"200": page, "304": not_modified, **{str(status): _problem(status) for status in CODES}}
+    not_modified = {
+        "description": "The page that you have (If-None-Match) is still the current one.",
+        "headers": _PAGE_HEADERS,
+    }
+    refused = _problem("Any other: the vendor refused the request, and these are its words.", {})
+    problems = {str(status): _problem(_words(status), _MORE_HEADERS.get(status, {})) for status in CODES}
+    return {"200": page, "304": not_modified, "4XX": refused, **problems}
 
 
-def _problem(status: int) -> dict[str, Any]:
-    words = f"{_REASONS.get(status) or HTTPStatus(status).phrase}: " + ", ".join(f"`{code}`" for code in CODES[status])
+def _words(status: int) -> str:
+    return f"{_REASONS.get(status) or HTTPStatus(status).phrase}: " + ", ".join(f"`{code}`" for code in CODES[status])
+
+
+def _problem(words: str, headers: dict[str, Any]) -> dict[str, Any]:
     return {
         "description": words,
+        "headers": {**_PROBLEM_HEADERS, **headers},
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
 
-
-_STRING = {"type": "string"}
-_COUNT = {"type": "integer", "minimum": 0}
 
 _SCHEMAS: dict[str, Any] = {
     "Asset": {
@@ -163,7 +204,14 @@ _SCHEMAS: dict[str, Any] = {
                     "details": {
                         "type": "object",
                         "required": ["request_id"],
-                        "properties": {"request_id": _STRING, "parameter": _STRING, "upstream": {}},
+                        "properties": {
+                            "request_id": _STRING,
+                            "parameter": _STRING,
+                            "allowed": {"type": "array", "items": _STRING},
+                            "budget": {"enum": ["requests", "misses"]},
+                            "upstream_status": {"type": "integer"},
+                            "upstream": {"description": "What the vendor had as details."},
+                        },
                     },
                 },
             }

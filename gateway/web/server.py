@@ -43,7 +43,7 @@ _log = logging.getLogger("gateway.server")
 class Protocol(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_gone", "_half_closed")
+    __slots__ = ("_answered", "_gone", "_half_closed")
 
     def __init__(self, server: GatewayServer, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -59,6 +59,7 @@ class Protocol(RequestHandler):
         self._parser = StrictParser(self._parser, self, loop, self._max_msg_queue_size)  # type: ignore[assignment]
         self._gone: asyncio.Future[None] = loop.create_future()
         self._half_closed = False
+        self._answered = 0
 
     async def start(self) -> None:
         """Serve, unless the connection was gone before that began: aiohttp would trip over it."""
@@ -78,8 +79,7 @@ class Protocol(RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override] # aiohttp never keeps a connection open here
         """Keep the connection of a client that has said all it will say, and still waits for answers."""
-        waiting = self._waiter is not None and not self._waiter.done()
-        answering = self._request_count > 0 and not waiting and not self._close
+        answering = self._request_count > self._answered and not self._close
         self._half_closed = answering and self.ssl_context is None  # TLS has no such half
         return self._half_closed
 
@@ -91,8 +91,11 @@ class Protocol(RequestHandler):
         if amiss or (self._half_closed and not self._messages):
             resp.force_close()
         finished = await super().finish_response(request, resp, start_time)
+        self._answered += 1
         if amiss:
             await self._linger()
+        elif self._half_closed and not self._messages:  # the other half was closed while the answer was sent
+            self.close()
         return finished
 
     async def _linger(self) -> None:
@@ -101,7 +104,10 @@ class Protocol(RequestHandler):
         transport = self.transport
         if transport is None or not transport.can_write_eof():  # TLS has its own last words
             return
-        transport.write_eof()
+        try:
+            transport.write_eof()
+        except OSError:  # the client has reset the connection: there is nobody to wait for
+            return
         if not transport.is_reading():
             transport.resume_reading()
         with suppress(TimeoutError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from random import Random
-from urllib.parse import quote_plus, urlsplit
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
 import pytest
 from hypothesis import given
@@ -165,6 +165,36 @@ def test_no_accepted_input_leaves_its_place_in_the_vendors_url(raw_aoi_id: str, 
     assert parts.netloc == "vendor.example"
     assert parts.fragment == ""
     assert re.fullmatch(r"offset=[0-9]+&limit=[0-9]+(&[a-z_]+=[A-Za-z0-9._~%-]+)*", parts.query)
+
+
+@st.composite
+def nearly(draw: st.DrawFn, good: st.SearchStrategy[str]) -> str:
+    """What is good, spelt in any way, and now and then spoilt."""
+    word = "".join(
+        draw(st.sampled_from((letter, letter, f"%{ord(letter):02x}", f"%{ord(letter):02X}"))) for letter in draw(good)
+    )
+    if draw(st.integers(0, 3)) == 0:
+        place = draw(st.integers(0, len(word)))
+        word = word[:place] + draw(st.sampled_from(PIECES)) + word[place + draw(st.integers(0, 2)) :]
+    return word
+
+
+pairs = st.tuples(
+    nearly(st.sampled_from(["offset", "limit", *FILTERS])), nearly(st.integers(0, 2000).map(str) | filter_values)
+)
+
+
+@given(nearly(aoi_ids), st.lists(pairs.map("=".join), max_size=4).map("&".join))
+def test_what_is_accepted_becomes_the_one_form_of_what_was_meant(raw_aoi_id: str, raw_query: str) -> None:
+    """Read once more by the standard library, which takes more, but means the same by it."""
+    try:
+        query = parse_assets_query(raw_aoi_id, raw_query, RULES)
+    except (BadAoiId, BadQuery):
+        return
+    meant = {"offset": "0", "limit": "10", **dict(parse_qsl(raw_query, strict_parsing=True) if raw_query else ())}
+    names = ("offset", "limit", *sorted(set(meant) - {"offset", "limit"}))
+    canonical = "&".join(f"{name}={quote(meant[name], safe='')}" for name in names)
+    assert query.target == f"/v0/aois/{unquote(raw_aoi_id)}/assets?{canonical}"
 
 
 @given(aoi_ids, hostile)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from harness import VENDOR_KEY, Play, playing, spawn
+from harness import VENDOR_KEY, Play, playing, spawn, until
 from wire import answers, request, until_closed
 
 from gateway.mock_vendor import MockVendor
@@ -118,11 +118,43 @@ async def test_a_client_that_has_said_all_it_will_say_gets_its_answers(play: Pla
         assert [answer.headers["X-Request-Id"] for answer in received] == [f"r{number}" for number in range(count)]
 
 
+async def test_whenever_a_client_has_said_all_it_will_say_its_connection_ends(play: Play) -> None:
+    """At every turn of the loop that gateway and client share, also while an answer is being finished."""
+
+    async def after(turns: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", play.port)
+        writer.write(request(path=b"/healthz"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        writer.write_eof()
+        try:
+            async with asyncio.timeout(10):  # less than an idle connection may stay
+                return await reader.read()
+        finally:
+            writer.close()
+
+    for turns in range(30):
+        [answer] = answers(await after(turns))
+        assert answer.status == 200
+
+
 async def test_a_refusal_reaches_a_client_that_goes_on_sending(play: Play) -> None:
     """Over bytes that nobody read, closing is a reset, and the reset overtakes the answer."""
     flood = itertools.chain([request(b"X: y")[:-2]], itertools.repeat(b"X: " + b"y" * 65_000 + b"\r\n", 300))
     [answer] = answers(await until_closed(play.port, flood))
     assert (answer.status, answer.error["code"]) == (431, "headers_too_large")
+
+
+async def test_a_client_that_leaves_before_its_refusal_is_no_fault_of_ours(play: Play) -> None:
+    """What is sent to it comes back as a reset, and then the other half cannot be closed either."""
+    bad = [b"nonsense\r\n\r\n", request(b"Content-Length: 9", method=b"POST", body=b"abc"), request(b"X: \0")]
+    for data in bad:
+        with socket.create_connection(("127.0.0.1", play.port)) as client:
+            client.sendall(data)
+    await until(lambda: play.log.getvalue().count(b'"event":"request"') == len(bad))
+    await until(lambda: not play.gateway._listeners[0]._server.connections)
+    assert (await play.page("shown")).status == 200
+    assert "a connection ended by OSError" not in {line["event"] for line in play.log_lines()}
 
 
 async def test_a_long_list_of_tags_is_looked_through_quickly(play: Play) -> None:
@@ -168,8 +200,8 @@ async def test_a_flood_takes_no_memory(vendor: MockVendor) -> None:
             received = answers(await until_closed(port, [begun, *itertools.repeat(more, times), HIDDEN]))
             assert [answer.status // 100 for answer in received] == [4]
             assert largest(gateway.process.pid) - before < 8 << 20
+            assert answers(await until_closed(port, LAST))[0].status == 200
         assert [recorded.target.split("?")[0] for recorded in vendor.requests] == ["/v0/aois/shown/assets"]
-        assert answers(await until_closed(port, LAST))[0].status == 200
     finally:
         await asyncio.to_thread(gateway.end)
 

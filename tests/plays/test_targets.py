@@ -197,7 +197,8 @@ async def test_what_is_no_aoi_id_makes_no_call(scene: Scene, vendor: MockVendor,
         (b"offset=1;limit=5", "offset"), (b"offset=1%26limit=5", "offset"), (b"cursor=1", "cursor"),
         (b"OFFSET=1", "OFFSET"), (b"offset[]=1", "offset[]"), (b"offset=", "offset"), (b"offset", "offset"),
         (b"&", "#1"), (b"offset=1&", "#2"), (b"?", "?"), (b"<script>=1", "<script>"),
-        (b"offset=" + b"9" * 4000, "offset"), (b"%00=1", "#1"),
+        (b"offset=" + b"9" * 4000, "offset"), (b"%00=1", "#1"), (b"%00", "#1"), (b"%ff", "%ff"),
+        (b"offset=1&%0d%0a", "#2"),
     ],
 )  # fmt: skip
 async def test_a_bad_query_makes_no_call(scene: Scene, vendor: MockVendor, query: bytes, parameter: str) -> None:
