@@ -53,7 +53,11 @@ _NOT_ASKED = (UpstreamCircuitOpen, UpstreamOverloaded, UpstreamRateLimited)
 
 def client_session(options: UpstreamOptions) -> aiohttp.ClientSession:
     """A session to talk to the vendor with. Raises OSError or ssl.SSLError when `upstream.ca_file` cannot be read."""
-    tls = ssl.create_default_context(cafile=options.ca_file)
+    proxy = "" if options.proxy is None else options.proxy.get_secret_value()
+    # Reading the system's authorities takes longer than all else at the start. Where nothing is encrypted it can be
+    # left out; what aiohttp would use then checks certificates, too.
+    encrypts = any(url.lower().startswith("https:") for url in (options.base_url, proxy))
+    tls = ssl.create_default_context(cafile=options.ca_file) if encrypts or options.ca_file is not None else True
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, force_close=True, resolver=aiohttp.ThreadedResolver(), ssl=tls),
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -16,18 +16,17 @@ from gateway.web.router import Route
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _PLACEHOLDER = "YOUR_AOI_ID"
+# Compiles a template when somebody looks at its page: most processes are never looked at.
+_JINJA = Environment(
+    loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
+    trim_blocks=True, lstrip_blocks=True, auto_reload=False,
+)  # fmt: skip
 
 
 class Pages:
     """`/`, `/docs` and `/openapi.json`. `example_aoi` makes the shown requests work as they stand."""
 
     def __init__(self, document: dict[str, Any], *, tokens: bool, example_aoi: str | None) -> None:
-        jinja = Environment(
-            loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
-            trim_blocks=True, lstrip_blocks=True,
-        )  # fmt: skip
-        self._landing_template = jinja.get_template("landing.html")
-        self._docs_template = jinja.get_template("docs.html")
         self._script = (_TEMPLATES / "copy.js").read_text(encoding="utf-8")
         self._style = (_TEMPLATES / "style.css").read_text(encoding="utf-8")
         self._document = document
@@ -54,11 +53,11 @@ class Pages:
         }
 
     async def _landing(self, request: web.BaseRequest) -> web.Response:
-        return self._page(self._landing_template.render(self._common(request)))
+        return self._page(_JINJA.get_template("landing.html").render(self._common(request)))
 
     async def _docs(self, request: web.BaseRequest) -> web.Response:
         operation = self._document["paths"]["/v0/aois/{aoi_id}/assets"]["get"]
-        return self._page(self._docs_template.render(self._common(request), operation=operation))
+        return self._page(_JINJA.get_template("docs.html").render(self._common(request), operation=operation))
 
     async def _openapi(self, _: web.BaseRequest) -> web.Response:
         headers = {"Content-Type": "application/json", "Cache-Control": "no-cache"}
