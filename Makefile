@@ -21,7 +21,7 @@ test: check ## Format, lint, types and every test.
 check: $(VENV)/.development ## Format, lint and types.
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/ruff check --quiet
-	@$(BIN)/mypy
+	@$(BIN)/mypy --num-workers 2
 
 bench: $(VENV)/.development ## Measure: vendor calls, windows, faults, freshness, eviction, memory (some minutes).
 	@for name in stampede windows faults freshness eviction memory; do \
@@ -47,10 +47,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV)"
-	@$(PIP) install --editable .
+	@$(PIP) install --no-compile --editable .
 	@touch $@
 
 $(VENV)/.development: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV)"
-	@$(PIP) install --editable '.[dev]'
+	@$(PIP) install --no-compile --editable '.[dev]'
 	@touch $(VENV)/.runtime $@

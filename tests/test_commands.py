@@ -22,6 +22,7 @@ from harness import (
     ROOT,
     VENDOR_KEY,
     Process,
+    call,
     clean_environment,
     command,
     nobody_at,
@@ -93,62 +94,62 @@ async def listens(port: int) -> bool:
     ],
 )
 def test_every_command_has_help(arguments: list[str]) -> None:
-    told = run(*arguments, "--help")
+    told = call(*arguments, "--help")
     assert told.returncode == 0
     assert told.stdout.startswith("usage: pixxel-gateway")
 
 
 def test_wrong_usage_is_2() -> None:
-    assert run("nonsense").returncode == 2
-    assert run().returncode == 2
-    assert run("serve", "--port", "x").returncode == 2
+    assert call("nonsense").returncode == 2
+    assert call().returncode == 2
+    assert call("serve", "--port", "x").returncode == 2
 
 
 def test_the_schema_is_the_file_in_config() -> None:
-    assert run("schema").stdout == (ROOT / "config" / "gateway.schema.json").read_text(encoding="utf-8")
+    assert call("schema").stdout == (ROOT / "config" / "gateway.schema.json").read_text(encoding="utf-8")
 
 
 def test_openapi_is_printed_without_a_key(tmp_path: Path) -> None:
-    told = run("openapi", cwd=tmp_path, environ={"GATEWAY_QUERY__MAX_LIMIT": "55"})
+    told = call("openapi", cwd=tmp_path, environ={"GATEWAY_QUERY__MAX_LIMIT": "55"})
     assert told.returncode == 0
     limit = json.loads(told.stdout)["paths"]["/v0/aois/{aoi_id}/assets"]["get"]["parameters"][2]
     assert limit["schema"]["maximum"] == 55
 
 
 def test_a_token_is_printed_with_its_digest() -> None:
-    told = run("token", "new", "--team", "alpha")
+    told = call("token", "new", "--team", "alpha")
     token, line = told.stdout.splitlines()
     assert re.fullmatch(r"pgw_[A-Za-z0-9_-]{43}", token)
     assert hashlib.sha256(token.encode()).hexdigest() in line
     assert line.startswith("token_sha256 = [")
-    assert run("token", "new", "--team", "anonymous").returncode == 2
+    assert call("token", "new", "--team", "anonymous").returncode == 2
 
 
 def test_check_tells_every_fault_on_a_line(tmp_path: Path) -> None:
     config = tmp_path / "gateway.toml"
     config.write_text('[server]\nprot = 8080\n\n[cache.lifetimes]\nsettled = "soon"\n', encoding="utf-8")
     for arguments in (["check", "--config", str(config)], ["--config", str(config), "check"]):
-        told = run(*arguments, environ={**KEY, "GATEWAY_SERVER__HOTS": "x"})
+        told = call(*arguments, environ={**KEY, "GATEWAY_SERVER__HOTS": "x"})
         assert told.returncode == 3
         first, second, third = told.stdout.splitlines()
         assert first.startswith(f"{config}:2: server.prot: ")
         assert "did you mean" in first
         assert second.startswith(f"{config}:5: cache.lifetimes.settled: ")
         assert "GATEWAY_SERVER__HOTS" in third
-    serving = run("serve", "--config", str(config), environ=KEY)
+    serving = call("serve", "--config", str(config), environ=KEY)
     assert (serving.returncode, len(serving.stderr.splitlines())) == (3, 2)
 
 
 def test_check_is_fine_with_the_example_and_the_key() -> None:
-    told = run("check", "--config", "config/gateway.toml", environ=KEY)
+    told = call("check", "--config", "config/gateway.toml", environ=KEY)
     assert (told.returncode, told.stderr) == (0, "")
-    without = run("check", "--config", "config/gateway.toml")
+    without = call("check", "--config", "config/gateway.toml")
     assert without.returncode == 3
     assert "upstream.api_key" in without.stdout
 
 
 def test_a_public_host_without_teams_is_refused() -> None:
-    told = run("serve", "--host", "0.0.0.0", environ=KEY)
+    told = call("serve", "--host", "0.0.0.0", environ=KEY)
     assert told.returncode == 3
     assert len(told.stderr.splitlines()) == 1
 
@@ -230,7 +231,7 @@ async def test_serve_answers_logs_and_drains(processes: list[Process], vendor: H
     shown = await asyncio.to_thread(subprocess.check_output, ["ps", "-p", str(process.process.pid), "-o", "args="])
     assert b"serve" in shown
     assert VENDOR_KEY.encode() not in shown
-    healthy = await asyncio.to_thread(run, "healthcheck", environ={"GATEWAY_SERVER__PORT": str(port)})
+    healthy = await asyncio.to_thread(call, "healthcheck", environ={"GATEWAY_SERVER__PORT": str(port)})
     assert healthy.returncode == 0
     let_go = vendor.hold()
     slow = asyncio.create_task(asyncio.to_thread(get, port, f"/v0/aois/{vendor.aoi_ids[3]}/assets"))
@@ -249,7 +250,7 @@ async def test_serve_answers_logs_and_drains(processes: list[Process], vendor: H
     out, _ = await asyncio.to_thread(process.process.communicate)
     assert process.process.returncode == 0
     assert b"Traceback" not in out
-    healthy = await asyncio.to_thread(run, "healthcheck", environ={"GATEWAY_SERVER__PORT": str(port)})
+    healthy = await asyncio.to_thread(call, "healthcheck", environ={"GATEWAY_SERVER__PORT": str(port)})
     assert healthy.returncode == 1
 
 
@@ -302,21 +303,21 @@ async def test_purge_talks_to_the_configured_listener(processes: list[Process], 
     path = f"/v0/aois/{vendor.aoi_ids[2]}/assets"
     for arguments in (["--aoi", vendor.aoi_ids[2]], ["--all"]):
         assert (await asyncio.to_thread(get, port, path))[0] == 200
-        told = await asyncio.to_thread(run, "purge", *arguments, environ=environ)
+        told = await asyncio.to_thread(call, "purge", *arguments, environ=environ)
         assert (told.returncode, told.stderr) == (0, "")
         assert told.stdout.startswith("purged")
     await asyncio.to_thread(get, port, path)
     assert len(vendor.requests) == 3
-    told = await asyncio.to_thread(run, "purge", "--aoi", "../x", "--url", f"http://127.0.0.1:{port}")
+    told = await asyncio.to_thread(call, "purge", "--aoi", "../x", "--url", f"http://127.0.0.1:{port}")
     assert told.returncode == 1
     assert "invalid_aoi_id" in told.stderr
     assert await asyncio.to_thread(process.end) == 0
-    told = await asyncio.to_thread(run, "purge", "--all", environ=environ)
+    told = await asyncio.to_thread(call, "purge", "--all", environ=environ)
     assert told.returncode == 4
     assert len(told.stderr.splitlines()) == 1
 
 
 def test_purge_needs_to_be_told_what() -> None:
-    assert run("purge").returncode == 2
-    assert run("purge", "--all", "--aoi", "x").returncode == 2
-    assert run("purge", "--all", "--token-file", "no/such/file").returncode == 2
+    assert call("purge").returncode == 2
+    assert call("purge", "--all", "--aoi", "x").returncode == 2
+    assert call("purge", "--all", "--token-file", "no/such/file").returncode == 2
