@@ -6,6 +6,9 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	&& echo $$python && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# With it every process would compile everything anew, and the tests start hundreds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench soak format schema clean
 
@@ -47,10 +50,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV)"
-	@$(PIP) install --no-compile --editable .
+	@$(PIP) install --editable .
 	@touch $@
 
 $(VENV)/.development: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV)"
-	@$(PIP) install --no-compile --editable '.[dev]'
+	@$(PIP) install --editable '.[dev]'
 	@touch $(VENV)/.runtime $@

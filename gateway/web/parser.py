@@ -34,7 +34,7 @@ Request = tuple[RawRequestMessage, StreamReader]
 
 _HEAD_END = b"\r\n\r\n"
 # RFC 9112, section 2.2: empty lines before a request line are passed over.
-_REQUEST_LINE = re.compile(rb"(?:\r\n)*[A-Z-]+ [^ ]+ HTTP/([0-9]\.[0-9])\r\n")
+_REQUEST_LINE = re.compile(rb"(?:\r\n)*[A-Z-]+ [^\x00-\x20\x7f]+ HTTP/([0-9]\.[0-9])\r\n")
 _UNREADABLE = RawRequestMessage(
     "UNREADABLE", "/", HttpVersion11, CIMultiDictProxy(CIMultiDict()), (), True, None, False, False, URL("/")
 )

@@ -119,6 +119,9 @@ def cases() -> dict[str, Case]:
         found[f"version {version!r}"] = Case(get(version=version), (400, 505), versions)
     path = b"/v0/aois/shown/assets"
     found["HTTP/0.9"] = Case(b"GET " + path + b"\r\n\r\n", (400, 505), versions)
+    found["HTTP/0.9 and a header that looks like a version"] = Case(
+        b"GET " + path + b"\r\nX: HTTP/1.1\r\nHost: localhost\r\n\r\n", (400, 505), versions
+    )
     found["HTTP/0.9 and a header"] = Case(
         b"GET " + path + b"\r\nX-Marker: " + MARKER + b"\r\n\r\n", (400, 505), versions
     )
