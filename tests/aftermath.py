@@ -79,7 +79,7 @@ async def aftermath(play: Play, vendor: Asked | None = None, redis: RealRedis | 
         await _only_good_pages(redis, play.vendor_key)
     said = await play.said()
     assert not holds_key(said, play.vendor_key), "the key is in the log"
-    assert b"Traceback" not in said
+    assert b"Traceback" not in said, said.decode()
     assert b'"level":"error"' not in said
     return metrics
 

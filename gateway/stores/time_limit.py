@@ -36,13 +36,14 @@ async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
     finally:
         limit.cancel()
         task.cancel()
-        task.add_done_callback(_forget)  # it may have failed in the moment in which we were cancelled
+        task.add_done_callback(forget)  # it may have failed in the moment in which we were cancelled
     if not task.done():
         raise TimeoutError
     return task.result()
 
 
-def _forget(task: asyncio.Task[Any]) -> None:
+def forget(task: asyncio.Task[Any]) -> None:
+    """Take in how a task ended that nobody waits for: asyncio complains of errors that nobody has seen."""
     if not task.cancelled():
         task.exception()  # nobody waits for it any more
 

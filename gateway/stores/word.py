@@ -20,6 +20,7 @@ from gateway.clock import Clock
 from gateway.core.errors import StoreDown
 from gateway.stores.redis import RedisStore
 from gateway.stores.redis_calls import RedisCalls
+from gateway.stores.time_limit import forget
 
 _BEAT_SECONDS = 0.5
 _BEATS_PER_CLOCK = 20
@@ -109,6 +110,7 @@ class WordOfRedis:
                 await beats  # which tells why it ended
             finally:
                 beats.cancel()
+                beats.add_done_callback(forget)  # it may have tripped over the same connection as we did
                 self._listening = False
 
     async def _hear(self, subscription: Any, listeners: Mapping[str, Callable[[bytes], None]]) -> None:
