@@ -208,11 +208,12 @@ class Cache:
     def _look_ahead(self, query: AssetsQuery, request_id: str, team: str) -> None:
         """Fetch the next pages for a client that crawls, if the vendor has nothing else to do for us."""
         step = self._windows.step(query)
-        address = self._windows.address(query)
-        row = self._crawls.follow(team, address.listing, query.limit, query.offset, step)
-        total = self._windows.total(query) if row >= CRAWL_PAGES and self._idle() else None
+        row = self._crawls.follow(team, query.window(0, 1), query.limit, query.offset, step)
+        if row < CRAWL_PAGES or not self._idle():
+            return
+        total = self._windows.total(query) or 0
         ahead = (query.offset + step * number for number in range(1, self._prefetch + 1))
-        pages = [query.window(offset, query.limit) for offset in ahead if total is not None and offset < total]
+        pages = [query.window(offset, query.limit) for offset in ahead if offset < total]
         if pages:
             task = asyncio.create_task(self._fetch_ahead(pages, request_id))
             self._ahead.add(task)

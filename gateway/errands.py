@@ -30,7 +30,7 @@ from gateway.core.policy import Serve, decide
 from gateway.core.query import Address, AssetsQuery
 from gateway.flights.lease import Turns
 from gateway.flights.local import Flights
-from gateway.stores.base import Shelf, Store, filed
+from gateway.stores.base import Store, filed, found_in
 
 # Fetch a page of the vendor: the query, the request id that the vendor is told, a deadline on the monotonic clock, and
 # the team that it is for, if any. Raises UpstreamError or UpstreamRefusal.
@@ -175,7 +175,7 @@ class Errands:
 
         What another replica has just fetched is good enough for those who waited for it, however short it lives.
         """
-        shelf = await self._look_up(errand.address)
+        shelf = await found_in(self._store, errand.address)
         entry = shelf.entry
         if entry is None or not shelf.current:
             return None
@@ -208,11 +208,5 @@ class Errands:
 
     async def _named(self, errand: Errand, candidate: Candidate) -> Entry:
         """The entry of a page that is not kept, named after the generation that it would belong to."""
-        known = (await self._look_up(errand.address)).directory
+        known = (await found_in(self._store, errand.address)).directory
         return filed(errand.address, known, candidate, errand.epoch, self._clock.now(), alone=True)[1]
-
-    async def _look_up(self, address: Address) -> Shelf:
-        try:
-            return await self._store.look_up(address)
-        except StoreDown:
-            return Shelf("", None, None)  # the vendor still has the page

@@ -48,7 +48,7 @@ from gateway.keys import KeyRing, VendorKey
 from gateway.sending import NoConnection, NoTls, send_once, unreachable
 
 # What the gate says instead of asking.
-_NOT_ASKED = (UpstreamCircuitOpen, UpstreamOverloaded, UpstreamRateLimited)
+_NOT_ASKED = (UpstreamCircuitOpen, UpstreamOverloaded, UpstreamRateLimited, UpstreamRefusedKey)
 
 
 def client_session(options: UpstreamOptions) -> aiohttp.ClientSession:

@@ -20,7 +20,7 @@ from gateway.core.limits import Limits
 from gateway.core.policy import Decision, Fetch, Serve, ServeAndRefresh, decide
 from gateway.core.query import Address, AssetsQuery
 from gateway.core.windows import Plan, State, cut, end_of, plan
-from gateway.stores.base import Shelf, Store
+from gateway.stores.base import Shelf, Store, found_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Windows:
         elif shelf is not None:
             self._observe(TierLookup("memory", "hit"))
         if shelf is None:
-            shelf = await self._look_up(address)
+            shelf = await found_in(self._store, address)
         now = self._clock.now()
         exact = decide(shelf.entry, now, current=shelf.current)
         seen = -math.inf if shelf.entry is None else shelf.entry.started
@@ -82,7 +82,7 @@ class Windows:
         Their pages count as fresh however short they live, and no others do where `only` those are wanted.
         """
         address = query.address(self._scope)
-        shelf = await self._look_up(address)
+        shelf = await found_in(self._store, address)
         now = self._clock.now()
         found = Found(Fetch(None, expired=False), now, address, shelf.epoch, shelf.directory, -math.inf)
         planned = self._plan(query, shelf.directory, now, since=since, only=only)
@@ -117,12 +117,6 @@ class Windows:
     def address(self, query: AssetsQuery) -> Address:
         """Where the page of a query is kept."""
         return query.address(self._scope)
-
-    async def _look_up(self, address: Address) -> Shelf:
-        try:
-            return await self._store.look_up(address)
-        except StoreDown:
-            return Shelf("", None, None)  # the vendor still has the page
 
     def _from_memory(self, query: AssetsQuery, address: Address, shelf: Shelf) -> Found | None:
         """A fresh window whose pages are all in this process, unless a fresh page is known to be elsewhere."""

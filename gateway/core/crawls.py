@@ -7,6 +7,7 @@ crawl the same listing at once.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable
 
 # From this page in a row on it is a crawl.
 CRAWL_PAGES = 3
@@ -17,10 +18,10 @@ class Crawls:
     """The pages that would be next for somebody, and how many came before in a row; the latest `most` of them."""
 
     def __init__(self, most: int = _MOST) -> None:
-        self._next: OrderedDict[tuple[str, str, int, int], int] = OrderedDict()
+        self._next: OrderedDict[tuple[str, Hashable, int, int], int] = OrderedDict()
         self._most = most
 
-    def follow(self, team: str, listing: str, limit: int, offset: int, step: int) -> int:
+    def follow(self, team: str, listing: Hashable, limit: int, offset: int, step: int) -> int:
         """Note that a team asked for a page; `step` assets further is the next one. How many it was in a row."""
         row = self._next.pop((team, listing, limit, offset), 0) + 1
         following = (team, listing, limit, offset + step)

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from gateway.core.admission import Candidate
 from gateway.core.directory import Directory, Filed, file
 from gateway.core.entry import Entry
+from gateway.core.errors import StoreDown
 from gateway.core.query import Address
 
 
@@ -84,6 +85,14 @@ class Store(Protocol):
     async def close(self) -> None:
         """Let go of connections and memory."""
         ...
+
+
+async def found_in(store: Store, address: Address) -> Shelf:
+    """What the store has for the address; nothing, while it is down: the vendor still has the page."""
+    try:
+        return await store.look_up(address)
+    except StoreDown:
+        return Shelf("", None, None)
 
 
 def filed(
