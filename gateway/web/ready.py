@@ -67,7 +67,7 @@ class Ready:
     shown_from: float = math.inf
     shown_until: float = -math.inf
     requests: int = 0
-    used: bool = True
+    used: bool = False
     ahead_at: float = -math.inf
 
     def show(self, entry: Entry, now: float) -> bool:
