@@ -13,6 +13,7 @@ from harness import PATIENCE, Play, playing, until
 from holding_vendor import HoldingVendor
 from keptalive import Line, Raw, asks
 from real_redis import RealRedis
+from relay import relaying
 
 from gateway.core.facts import RequestsReplayed
 from gateway.settings import load
@@ -100,6 +101,47 @@ async def test_figures_go_with_time(vendor: HoldingVendor) -> None:
         assert len(vendor.requests) == 2
 
 
+async def test_figures_are_those_of_the_long_way(vendor: HoldingVendor) -> None:
+    """Age, ttl and Date each change at a fraction of a second of their own."""
+    flags = {"upstream.base_url": vendor.url, "cache.lifetimes.settled": 300.4}
+    async with playing(flags) as play, Line(play.port) as line:
+        play.clock.stop()
+        play.clock.skip(0.77 - play.clock.now() % 1.0)
+        ways = Ways(play, line)
+        await ways.learn()
+        for _ in range(30):
+            play.clock.skip(0.13)
+            ours, short = await ways.ask()
+            theirs, never = await ways.ask(asks(f"/v0/aois/{AOI}/assets", "Cache-Control: max-age=0", method="HEAD"))
+            assert (short, never) == (True, False)
+            for name in ("Age", "Cache-Status", "Date"):
+                assert ours[name] == theirs[name]
+
+
+@pytest.mark.parametrize(
+    "asking",
+    [
+        asks(f"/v0/aois/{AOI}/assets", "Connection: keep-alive", version="1.0"),
+        asks(f"/v0/aois/{AOI}/assets", "Connection: keep-alive"),
+        asks(f"/v0/aois/{AOI}/assets", "Cache-Control: no-cache"),
+        asks(f"/v0/aois/{AOI}/assets", "Pragma: no-cache"),
+        asks(f"/v0/aois/{AOI}/assets", "X-Explain: 1"),
+        asks(f"/v0/aois/{AOI}/assets", "Content-Length: 0"),
+        asks(f"/v0/aois/{AOI}/assets", "Upgrade: h2c"),
+        asks(f"/v0/aois/{AOI}/assets", f"Cookie: {'x' * 4096}"),
+        b"\r\n" + PAGE,
+        asks(f"http://localhost/v0/aois/{AOI}/assets"),
+        asks("/v0/aois/nobody/assets"),
+        asks("/healthz"),
+    ],
+    ids=lambda request: request[:90].decode(),
+)
+async def test_what_is_never_remembered(asking: bytes, ways: Ways) -> None:
+    for _ in range(5):
+        assert not (await ways.ask(asking))[1]
+    assert not ways.play.gateway._replays._ready
+
+
 @pytest.mark.parametrize("what", ["newer", "list", "purge", "purge all", "evicted", "back"])
 async def test_what_ends_it(what: str, ways: Ways, vendor: HoldingVendor) -> None:
     before = await ways.learn()
@@ -143,24 +185,25 @@ async def test_a_page_of_its_own_listing_is_no_reason_to_ask_again(ways: Ways, v
 
 
 async def test_a_token_that_is_revoked(vendor: HoldingVendor) -> None:
-    flags = {"upstream.base_url": vendor.url, "upstream.api_key": "k", "teams.a.token_sha256": [DIGEST]}
+    key = "another-key"  # which the configuration that is reloaded has to have as well
+    flags = {"upstream.base_url": vendor.url, "upstream.api_key": key, "teams.a.token_sha256": [DIGEST]}
     async with playing(flags) as play, Line(play.port) as line:
         ways, asking = Ways(play, line), asks(f"/v0/aois/{AOI}/assets", f"Authorization: {TOKEN}")
         vendor.set_assets(AOI, assets(3))
         play.gateway._keys.replace("current", play.vendor_key)
         await ways.learn(asking)
         # What is being answered while the teams change is not remembered after it.
-        let_go = vendor.hold()
-        vendor.set_assets("a2", assets(3))
-        other = asks("/v0/aois/a2/assets", f"Authorization: {TOKEN}")
-        async with Line(play.port) as held:
-            held.writer.write(other)
-            await until(lambda: vendor.inside == 1)
+        vendor.set_assets("a2", [{"id": "x", "status": "success", "path": "p" * 7_000_000}])
+        large = asks("/v0/aois/a2/assets", f"Authorization: {TOKEN}")
+        async with Line(play.port) as other:
+            for _ in range(2):
+                await other.ask(large)
+            other.writer.write(large)
+            await until(lambda: any(one._paused for one in connections(play)))
             changed = load(environ={}, flags={**flags, "teams.a.token_sha256": []}, use_file=False).settings
             play.gateway.reloads.reload(lambda: changed)
-            let_go.set()
-            assert (await held.answer()).status == 200
-            assert (await held.ask(other)).status == 401
+            assert (await other.answer()).status == 200
+            assert (await other.ask(large)).status == 401
         answer, short = await ways.ask(asking)
         assert (answer.status, short) == (401, False)
 
@@ -205,13 +248,21 @@ async def test_who_crawls_is_fetched_ahead_for(ways: Ways, vendor: HoldingVendor
     assert "offset=15&" in vendor.requests[-1].target
 
 
+def connections(play: Play) -> list[Any]:
+    served: list[Any] = play.gateway._listeners[0]._server.connections
+    return served
+
+
 async def test_a_connection_that_asks_is_not_idle(ways: Ways) -> None:
     await ways.learn()
-    (connection,) = ways.play.gateway._listeners[0]._server.connections
-    before = connection._next_keepalive_close_time
-    await until(lambda: connection._loop.time() > before - 14.0)
-    assert (await ways.ask())[1]
-    assert connection._next_keepalive_close_time > before
+    async with Line(ways.play.port) as line:
+        await until(lambda: any(one._waiter is not None and not one.has_asked for one in connections(ways.play)))
+        (connection,) = [one for one in connections(ways.play) if not one.has_asked]
+        before = connection._next_keepalive_close_time
+        await until(lambda: connection._loop.time() > before - 14.0)
+        assert (await Ways(ways.play, line).ask())[1]
+        assert connection._next_keepalive_close_time > before
+        assert connection.has_asked
 
 
 async def test_a_gateway_that_drains_says_so(ways: Ways) -> None:
@@ -230,6 +281,17 @@ async def test_what_stands_in_a_body_is_no_request(ways: Ways) -> None:
     async with asyncio.timeout(PATIENCE):
         assert await ways.line.reader.read() == b""
     assert (await ways.play.metrics())['gateway_cache_requests_total{result="hit"}'] == 3
+
+
+async def test_what_stands_in_a_header_is_no_request(ways: Ways) -> None:
+    """What is known comes whole, in a segment of its own, in the middle of another request."""
+    await ways.learn()
+    ways.line.writer.write(b"GET /healthz HTTP/1.1\r\nX-Header: ")
+    await until(lambda: any(one._strict._head for one in connections(ways.play)))
+    ways.line.writer.write(PAGE)
+    answer = await ways.line.answer()
+    assert (answer.status, answer["Content-Type"]) == (200, "application/json")
+    assert answer.body == b'{"status":"ok"}'
 
 
 async def test_order_is_kept(ways: Ways, vendor: HoldingVendor) -> None:
@@ -256,14 +318,13 @@ async def test_a_client_that_does_not_read_is_not_written_for(vendor: HoldingVen
     async with playing({"upstream.base_url": vendor.url}) as play, Line(play.port) as line:
         ways, asking = Ways(play, line), asks(f"/v0/aois/{AOI}/assets?limit=20")
         page = await ways.learn(asking)
-        for _ in range(200):
+        (connection,) = connections(play)
+        asked = connection._request_count
+        for number in range(1, 41):
             line.writer.write(asking)
-            await asyncio.sleep(0)
-        served: list[Any] = play.gateway._listeners[0]._server.connections
-        connection = next(one for one in served if one._strict._ahead)
-        assert connection.transport is not None
+            await until(lambda number=number: connection._request_count == asked + min(number, 33))  # type: ignore[misc]
         assert connection.transport.get_write_buffer_size() < 3 * len(page.body)
-        assert {(await line.answer()).body for _ in range(200)} == {page.body}
+        assert {(await line.answer()).body for _ in range(40)} == {page.body}
 
 
 async def test_a_client_that_has_said_all_it_will_say(ways: Ways) -> None:
@@ -307,6 +368,13 @@ async def test_replicas_tell_each_other(vendor: HoldingVendor, real_redis: RealR
             while (await ways.ask())[0].cache.startswith("hit; ttl=29") and len(vendor.requests) < 4:
                 pass
         assert b'"total":54' in (await ways.learn()).body
+        # And so does one that it sees itself.
+        vendor.set_assets(AOI, assets(52))
+        assert (await one.page(AOI, "?offset=20")).status == 200
+        assert b'"total":52' in (await ways.ask())[0].body
+        vendor.set_assets(AOI, assets(54))
+        assert (await one.page(AOI, "?offset=25")).status == 200
+        assert b'"total":54' in (await ways.learn()).body
         vendor.set_assets(AOI, assets(53))
         await other.gateway._cache.purge(None)
         async with asyncio.timeout(PATIENCE):
@@ -320,3 +388,22 @@ async def test_replicas_tell_each_other(vendor: HoldingVendor, real_redis: RealR
         real_redis.signal(signal.SIGCONT)
         await until(lambda: one.gateway._store._word.heard)  # type: ignore[attr-defined]
         await ways.learn()
+
+
+async def test_what_was_told_while_nobody_heard(vendor: HoldingVendor, real_redis: RealRedis) -> None:
+    """A purge that a replica did not hear of holds for what it remembers as well."""
+    flags = {"upstream.base_url": vendor.url, "cache.prefetch": 0}
+    async with AsyncExitStack() as stack:
+        relay = await stack.enter_async_context(relaying(real_redis.port))
+        one = await stack.enter_async_context(playing({**flags, "cache.url": relay.url}))
+        other = await stack.enter_async_context(playing({**flags, "cache.url": real_redis.url}))
+        await until(lambda: one.gateway._store._word.heard)  # type: ignore[attr-defined]
+        ways = Ways(one, await stack.enter_async_context(Line(one.port)))
+        await ways.learn()
+        relay.cut()
+        await until(lambda: not one.gateway._store._word.heard)  # type: ignore[attr-defined]
+        vendor.set_assets(AOI, assets(54))
+        await other.gateway._cache.purge(AOI)
+        relay.mend()
+        await until(lambda: one.gateway._store._word.heard)  # type: ignore[attr-defined]
+        assert b'"total":54' in (await ways.ask())[0].body
