@@ -48,7 +48,7 @@ from gateway.workers.peers import Peers
 
 _LAG_SECONDS = 0.5
 # Of `cache.memory_max_bytes`: what is remembered of requests, and what is left for pages.
-_REPLAYS_SHARE = 1 / 16
+_REPLAYS_SHARE = 1 / 8
 
 _log = logging.getLogger("gateway")
 

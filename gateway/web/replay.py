@@ -34,7 +34,7 @@ from gateway.web.tally import Tallies
 # A request that is longer than this is answered the long way: it is not what programs send again and again.
 _MOST_REQUEST_BYTES = 4096
 # What is remembered of a request besides its bytes, as the operating system sees it (tests/bench/memory.py).
-_OVERHEAD = 2500
+_OVERHEAD = 2200
 # So many requests are known to have been seen once, and as many from before.
 _MOST_SEEN = 16_384
 # More of a body than this is not copied next to its head.

@@ -347,7 +347,7 @@ async def test_what_is_remembered_is_bounded(vendor: HoldingVendor) -> None:
                 await ways.ask(asking)
             assert (await ways.ask())[1]  # which is used all the while, and so stays
         replays = play.gateway._replays
-        assert replays._size == sum(len(known) + 2500 for known in replays._ready) <= (1 << 20) / 16
+        assert replays._size == sum(len(known) + 2200 for known in replays._ready) <= (1 << 20) / 8
 
 
 async def test_replicas_tell_each_other(vendor: HoldingVendor, real_redis: RealRedis) -> None:
