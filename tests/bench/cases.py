@@ -10,7 +10,9 @@ from contenders import TOKEN, Place, Server, afternoon, gateway, nginx, varnish
 from wrk import Paths
 
 # As long as the vendor's own.
-_AOI, _WHOLE, _MISSED = (f"{name}-550e-4464-a677-%012d" for name in ("e9767554", "5b3ee79a", "cb4c2bd4"))
+_AOI, _WHOLE, _MISSED, FILLED = (
+    f"{name}-550e-4464-a677-%012d" for name in ("e9767554", "5b3ee79a", "cb4c2bd4", "1c61a7f3")
+)
 SMALL, LARGE = "offset=0&limit=10", "offset=0&limit=102"
 # Few enough that no window is ever asked for twice, and that each has 8.8 KB.
 _WINDOW_AOIS = 300
@@ -65,6 +67,11 @@ class Case:
     @property
     def all_headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token}", **self.headers}
+
+
+def filled_aoi(number: int) -> str:
+    """An AOI of `filled_gateway`."""
+    return FILLED % number
 
 
 def _one(window: str = SMALL) -> Paths:

@@ -28,12 +28,29 @@ from typing import Self
 from accounting import cpu_seconds, family
 
 HERE = Path(__file__).parent
-TOKEN = "pgw_" + "b" * 43
-STARTS = 60.0
+STARTS = 180.0
+
+
+def token(number: int) -> str:
+    """The token of a team; wrk.lua makes the same."""
+    return f"pgw_{number:043}"
+
+
+TOKEN = token(0)
 
 
 class DidNotStart(Exception):
     """A server ended, or did not listen in time; the message has what it said."""
+
+
+def load_tools() -> None:
+    """Raises SystemExit, with what is to be done, where the load cannot be made or measured."""
+    if not sys.platform.startswith("linux"):
+        sys.exit("this needs Linux, whose /proc tells CPU time")
+    if program("wrk") is None:
+        sys.exit("wrk, which makes the load, is not installed: apt-get install wrk")
+    if len(os.sched_getaffinity(0)) < 2:
+        sys.exit("this needs two cores: one for the servers, one for the load")
 
 
 def exit_on_sigterm() -> None:
@@ -125,11 +142,15 @@ class Place:
         return made
 
 
-def gateway(place: Place, *, teams: int = 1, memory: int = 4 << 30, redis: bool = False, replay: bool = True) -> Server:
-    """This gateway, with teams, budgets, metrics and Age; `redis` puts Redis behind its memory of so many bytes."""
+def gateway(
+    place: Place, *, teams: int = 1, memory: int = 4 << 30, redis: bool = False, replay: bool = True, filled: int = 0
+) -> Server:
+    """This gateway, with teams, budgets, metrics and Age; `redis` puts Redis behind its memory of so many bytes.
+
+    `filled` pages are in its memory from the start.
+    """
     room, port = place.room("gateway"), free_port()
-    digests = [hashlib.sha256(TOKEN.encode()).hexdigest()]
-    digests += [hashlib.sha256(b"%d" % number).hexdigest() for number in range(1, teams)]
+    digests = [hashlib.sha256(token(number).encode()).hexdigest() for number in range(teams)]
     lines = [
         "[server]", f"port = {port}", f"workers = {place.workers}", f"replay = {str(replay).lower()}",
         "[upstream]", f'base_url = "{place.vendor}"', 'api_key = "k3y-of-the-vendor"',
@@ -143,6 +164,8 @@ def gateway(place: Place, *, teams: int = 1, memory: int = 4 << 30, redis: bool 
     file = room / "gateway.toml"
     file.write_text("\n".join(lines), encoding="utf-8")
     command = [sys.executable, "-m", "gateway", "--config", str(file), "serve"]
+    if filled:
+        command = [sys.executable, str(HERE / "filled_gateway.py"), "--config", str(file), "--pages", str(filled)]
     return Server(command, port, place.core, room / "log", quiet=place.log)
 
 

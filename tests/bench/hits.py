@@ -27,7 +27,7 @@ import wrk
 from accounting import cpu_seconds
 from canned_vendor import Canned
 from cases import CASES, Case, Contender
-from contenders import TOKEN, Place, Server, canned_vendor, exit_on_sigterm, program
+from contenders import TOKEN, Place, Server, canned_vendor, exit_on_sigterm, load_tools, program
 from real_redis import RealRedis
 from report import HEAD, Run, added_to_the_vendor, machine, table
 
@@ -147,7 +147,7 @@ class Bench:
 
 def replace_first(paths: wrk.Paths, first: int) -> wrk.Paths:
     """The same paths, from another number on."""
-    return wrk.Paths(paths.pattern, paths.count, first, paths.across)
+    return wrk.Paths(paths.pattern, paths.count, first, paths.across, paths.teams)
 
 
 def present(contenders: tuple[Contender, ...], missing: set[str]) -> list[Contender]:
@@ -199,12 +199,7 @@ def main() -> None:
     if given.list:
         print("\n".join(f"{case.name:<16}{case.title}" for case in CASES))
         return
-    if not sys.platform.startswith("linux"):
-        sys.exit("this needs Linux, whose /proc tells CPU time")
-    if not wrk.is_there():
-        sys.exit("wrk, which makes the load, is not installed: apt-get install wrk")
-    if len(os.sched_getaffinity(0)) < 2:
-        sys.exit("this needs two cores: one for the servers, one for the load")
+    load_tools()
     exit_on_sigterm()
     try:
         asyncio.run(

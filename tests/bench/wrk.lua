@@ -1,7 +1,8 @@
 -- Which URL comes next, and what was measured as one line of JSON.
 -- Arguments, as those of `Paths` in wrk.py: a pattern of paths, how many there are (0: never the same twice), number of
--- the first, and across how many AOIs numbers go if the pattern has a place for a second one.
-local pattern, count, number, across = nil, 1, 0, 0
+-- the first, and across how many AOIs numbers go if the pattern has a place for a second one, how many
+-- teams take turns (0: none, the token is among the headers).
+local pattern, count, number, across, teams = nil, 1, 0, 0, 0
 local requests = {}
 
 local function path(n)
@@ -11,11 +12,19 @@ local function path(n)
   return string.format(pattern, n)
 end
 
+local function get(n)
+  if teams > 0 then
+    wrk.headers["Authorization"] = string.format("Bearer pgw_%043d", n % teams)
+  end
+  return wrk.format("GET", path(n))
+end
+
 function init(args)
   if #args > 0 then
-    pattern, count, number, across = args[1], tonumber(args[2]), tonumber(args[3]), tonumber(args[4])
+    pattern, count, number = args[1], tonumber(args[2]), tonumber(args[3])
+    across, teams = tonumber(args[4]), tonumber(args[5])
     for i = 1, count do
-      requests[i] = wrk.format("GET", path(number + i - 1))
+      requests[i] = get(number + i - 1)
     end
     local place = 0
     if count > 0 then
@@ -26,7 +35,7 @@ function init(args)
     else
       request = function()
         number = number + 1
-        return wrk.format("GET", path(number - 1))
+        return get(number - 1)
       end
     end
   else
