@@ -17,10 +17,10 @@ from gateway.clock import Clock
 from gateway.core.crawls import CRAWL_PAGES, Crawls
 from gateway.core.entry import Entry
 from gateway.core.errors import NotCached, UpstreamError, UpstreamRefusal, UpstreamTimeout
-from gateway.core.facts import CacheAnswered, CacheResult, Observe, Purged
+from gateway.core.facts import CacheAnswered, CacheResult, Observe, Purged, Tier
 from gateway.core.policy import Fetch, Serve, ServeAndRefresh
 from gateway.core.query import AssetsQuery
-from gateway.errands import Brought, Errand, Errands
+from gateway.errands import Brought, Errand, Errands, Unkept
 from gateway.flights.lease import Turns
 from gateway.stores.base import Store
 from gateway.stretches import Stretches
@@ -46,13 +46,19 @@ NO_WISH = Wish()
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """Why the vendor was asked for this answer, and what came of it. `status` is None when nothing came in time."""
+    """Why the vendor was asked for this answer, and what came of it. `status` is None when nothing came in time.
+
+    `elsewhere` tells that another replica asked, `unkept` why the page was not stored, `error` what failed.
+    """
 
     reason: Reason
     status: int | None = None
     stored: bool = False
     collapsed: bool = False
     failed: bool = False
+    elsewhere: bool = False
+    unkept: Unkept | None = None
+    error: type[Exception] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,8 @@ class Answer:
     """What the client gets: an entry as it stood at `now` (Unix time), and how it came about.
 
     `window` tells that a hit was cut from other pages. `waited` is the time in seconds that this request waited for the
-    vendor, None when it did not.
+    vendor, None when it did not. `found` is what there was to decide about, `tier` where the entry was; `too_soon`
+    tells that a refresh was wished for and not granted.
     """
 
     entry: Entry
@@ -69,6 +76,9 @@ class Answer:
     forward: Forward | None = None
     waited: float | None = None
     window: bool = False
+    found: Found | None = None
+    tier: Tier = "memory"
+    too_soon: bool = False
 
 
 class Cache:
@@ -121,6 +131,10 @@ class Cache:
             self._look_ahead(query, request_id, team)
         return answer
 
+    async def look(self, query: AssetsQuery) -> Found:
+        """What there is for a query now, for who asks why there was no answer."""
+        return await self._windows.find(query)
+
     async def purge(self, aoi_id: str | None) -> None:
         """End what is cached of an AOI, or (None) of all, for good. Raises StoreDown when Redis did not confirm it."""
         await self._store.purge(aoi_id)
@@ -136,15 +150,20 @@ class Cache:
     async def _answer(self, query: AssetsQuery, request_id: str, wish: Wish, team: str) -> Answer:
         found = await self._windows.find(query)
         forced = wish.refresh and not wish.only_if_cached
-        if forced and await self._may_force(query, found):
-            errand = replace(_errand(query, found, request_id), forced=True, team=team)
-            return await self._ask_vendor(errand, found, "request", fallback=_old(found) is not None)
+        if forced:
+            if await self._may_force(query, found):
+                errand = replace(_errand(query, found, request_id), forced=True, team=team)
+                return await self._ask_vendor(errand, found, "request", fallback=_old(found) is not None)
+            return replace(await self._decided(query, found, request_id, wish, team), too_soon=True)
+        return await self._decided(query, found, request_id, wish, team)
+
+    async def _decided(self, query: AssetsQuery, found: Found, request_id: str, wish: Wish, team: str) -> Answer:
         match found.decision:
             case Serve() as fresh:
-                return _hit(fresh, found.now, window=bool(found.sources))
+                return _hit(fresh, found.now, found, found.tier, window=bool(found.sources))
             case ServeAndRefresh(entry):
                 self._refresh(_errand(query, found, request_id), found)
-                return Answer(entry, "stale", found.now, window=bool(found.sources))
+                return Answer(entry, "stale", found.now, window=bool(found.sources), found=found, tier=found.tier)
             case Fetch() if wish.only_if_cached:
                 raise NotCached
             case Fetch(fallback, expired):
@@ -182,11 +201,11 @@ class Cache:
             status = error.status if isinstance(error, UpstreamError) else None
             waited = self._clock.monotonic() - began
             # Whatever was at hand when the wait began: it may have been purged meanwhile.
-            old = _old(await self._windows.find(errand.query)) if fallback else None
-            if old is not None:
-                return Answer(
-                    old, "stale_if_error", self._clock.now(), Forward(reason, status=status, failed=True), waited
-                )
+            left = await self._windows.find(errand.query) if fallback else None
+            if left is not None and (old := _old(left)) is not None:
+                forward = Forward(reason, status=status, failed=True, error=type(error))
+                now = self._clock.now()
+                return Answer(old, "stale_if_error", now, forward, waited, found=left, tier=left.tier)
             if isinstance(error, TimeoutError) and fallback:
                 # It ran out, or was purged, while we waited; what is left is to wait like everybody else.
                 return await self._ask_vendor(errand, found, reason, fallback=False)
@@ -197,9 +216,17 @@ class Cache:
             raise
         now, waited = self._clock.now(), self._clock.monotonic() - began
         if landed.asked == "nobody":
-            return _hit(Serve(landed.entry), now, window=landed.window)
-        forward = Forward(reason, landed.entry.status, landed.stored, collapsed or landed.asked == "elsewhere")
-        return Answer(landed.entry, _result(forward), now, forward, waited)
+            return _hit(Serve(landed.entry), now, found, landed.tier, window=landed.window)
+        elsewhere = landed.asked == "elsewhere"
+        forward = Forward(
+            reason,
+            landed.entry.status,
+            landed.stored,
+            collapsed or elsewhere,
+            elsewhere=elsewhere,
+            unkept=landed.unkept,
+        )
+        return Answer(landed.entry, _result(forward), now, forward, waited, found=found)
 
     async def _bring(self, errand: Errand, found: Found) -> Brought:
         """The page as it was asked for, or a window of stretches that the vendor is asked for instead."""
@@ -242,11 +269,11 @@ def _old(found: Found) -> Entry | None:
             return fallback
 
 
-def _hit(fresh: Serve, now: float, *, window: bool) -> Answer:
+def _hit(fresh: Serve, now: float, found: Found, tier: Tier, *, window: bool) -> Answer:
     """An answer without the vendor."""
     entry = fresh.entry
     result: CacheResult = "negative" if entry.status == 404 else "window" if window else "hit"
-    return Answer(entry, result, now, window=window)
+    return Answer(entry, result, now, window=window, found=found, tier=tier)
 
 
 def _result(forward: Forward) -> CacheResult:

@@ -13,6 +13,9 @@ CacheResult = Literal[
 ]  # fmt: skip
 
 
+Tier = Literal["memory", "redis"]
+
+
 class RequestBegan(NamedTuple):
     """A request was read from a connection."""
 
@@ -42,7 +45,7 @@ class CacheAnswered(NamedTuple):
 class TierLookup(NamedTuple):
     """One tier was asked for an entry."""
 
-    tier: Literal["memory", "redis"]
+    tier: Tier
     result: Literal["hit", "miss", "error"]
 
 

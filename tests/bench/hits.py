@@ -82,7 +82,8 @@ class Bench:
         wanted, headers = case.primed or case.paths, case.all_headers
         good = headers | {"Authorization": f"Bearer {TOKEN}"}
         key = (server.port, wanted, str(headers.get("Accept-Encoding")))
-        connector = aiohttp.TCPConnector(limit=_PRIMED_AT_ONCE)
+        # On connections of their own requests come to every worker, each of which may have its own memory.
+        connector = aiohttp.TCPConnector(limit=_PRIMED_AT_ONCE, force_close=case.workers > 1)
         async with aiohttp.ClientSession(
             f"http://127.0.0.1:{server.port}", connector=connector, skip_auto_headers=["Accept-Encoding"]
         ) as session:
@@ -94,7 +95,7 @@ class Bench:
 
             if key not in self._primed and wanted.count:
                 self._primed.add(key)
-                for _ in range(_PRIMED_TIMES):
+                for _ in range(_PRIMED_TIMES * case.workers * case.workers):
                     shares = [range(start, wanted.count, _PRIMED_AT_ONCE) for start in range(_PRIMED_AT_ONCE)]
                     await asyncio.gather(*(ask(share, good) for share in shares))
             path = case.paths.path(self._fresh(case, 1))

@@ -16,6 +16,8 @@ from contenders import program
 from real_redis import binary
 from wrk import Measured
 
+_TENTH_MICRO = 1e-7
+
 HEAD = """
 | case | server | CPU per request | gateway : this | requests/s | p50 | p99 |
 |---|---|---|---|---|---|---|"""
@@ -36,7 +38,7 @@ def table(case: Case, runs: dict[str, list[Run]], *, base: str) -> list[str]:
     rows, title = [], case.title
     for name, those in runs.items():
         cpu = f"{_micro(those, lambda run: run.cpu)} µs"
-        if any(run.redis for run in those):
+        if _median(those, lambda run: run.redis) >= _TENTH_MICRO:
             cpu += f" + {_micro(those, lambda run: run.redis)} µs in Redis"
         ratio = "" if name == base else f"{_ratio(runs[base], those):.2f}"
         rate = _median(those, lambda run: run.seen.requests / run.seen.seconds)
