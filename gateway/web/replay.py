@@ -144,12 +144,14 @@ class Replays:
         self, received: bytes, turn: int, request: web.BaseRequest, response: web.Response, origin: Origin
     ) -> None:
         """Remember how a request was answered, if it was seen before and may be answered so again."""
-        if not self._open or turn != self.turn or origin.answer.result not in ("hit", "window"):
+        if not self._open or turn != self.turn:
             return
         message = request._message  # noqa: SLF001 - BaseRequest does not tell whether it closes the connection
         if message.version != HttpVersion11 or message.should_close or request.content is not EMPTY_PAYLOAD:
             return
         if any(name in request.headers for name in _NEVER) or not self._seen_again(received):
+            return
+        if origin.answer.result not in ("hit", "window"):
             return
         seal = self._seals.take(origin.query.aoi_id)
         if self._cache.at_hand(origin.query) is origin.answer.entry:

@@ -30,7 +30,7 @@ _log = logging.getLogger("gateway.server")
 class Protocol(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_answered", "_client", "_gone", "_half_closed", "_replays", "_strict", "_whole")
+    __slots__ = ("_answered", "_between", "_client", "_gone", "_half_closed", "_replays", "_strict", "_whole")
 
     def __init__(self, server: GatewayServer, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -46,6 +46,9 @@ class Protocol(RequestHandler):
         self._strict = StrictParser(self._parser, self, loop, self._max_msg_queue_size)
         self._parser = self._strict  # type: ignore[assignment]
         self._replays = server.replays
+        # Whether whatever comes next begins a request, as far as this side of the parser can tell. It is so from the
+        # moment that an answer was sent: a client that is quick has asked again before aiohttp waits for that.
+        self._between = True
         # The request that is being answered, if all its bytes came at once, and when that was.
         self._whole: tuple[bytes, int] | None = None
         self._client: str | None = None
@@ -73,9 +76,9 @@ class Protocol(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Answer a request by the short cut if it can be, else have it parsed and handled."""
-        replays, waiter, transport = self._replays, self._waiter, self.transport
-        if replays is not None and waiter is not None and not waiter.done() and transport is not None:  # noqa: SIM102
-            # Between two requests: nothing is being answered, nothing was read ahead, everything was sent.
+        replays, transport = self._replays, self.transport
+        # Everything that was asked is answered and sent, and nothing of the next request is here yet.
+        if replays is not None and data and self._between and transport is not None and not self._is_closing:
             if self._strict.at_rest and not transport.get_write_buffer_size():
                 if replays.answer(data, self):
                     self._next_keepalive_close_time = self._loop.time() + IDLE_SECONDS
@@ -83,7 +86,12 @@ class Protocol(RequestHandler):
                     self._answered += 1
                     return
                 self._whole = (data, replays.turn) if replays.may_remember(data) else None
+            self._between = False
         super().data_received(data)
+
+    @property
+    def _is_closing(self) -> bool:
+        return self._close or self._force_close
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Nobody is there any more."""
@@ -107,6 +115,8 @@ class Protocol(RequestHandler):
         whole, self._whole = self._whole, None
         finished = await super().finish_response(request, resp, start_time)
         self._answered += 1
+        reset = finished[1]
+        self._between = not (amiss or reset or self._messages or self._half_closed) and resp.keep_alive is True
         if whole is not None and self._replays is not None and isinstance(resp, Page) and resp.origin is not None:
             self._replays.offer(*whole, request, resp, resp.origin)
         if amiss:

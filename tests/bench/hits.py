@@ -59,7 +59,9 @@ class Bench:
             runs["vendor"] = []
         headers = {}
         for contender in who:
-            headers[contender.name] = await self._prime(case, self._server(contender, case))
+            server = self._server(contender, case)
+            headers[contender.name] = await self._prime(case, server)
+            wrk.warm(server.port, case.paths, headers=headers[contender.name], core=self._load_core)
         for number in range(rounds):
             # There and back again: what drifts during a round hits the last and the first alike.
             for contender in who if number % 2 == 0 else who[::-1]:
