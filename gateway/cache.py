@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gateway.clock import Clock
 from gateway.core.entry import Entry
@@ -60,8 +60,7 @@ class Forward:
     error: type[Exception] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What the client gets: an entry as it stood at `now` (Unix time), and how it came about.
 
     `window` tells that a hit was cut from other pages. `waited` is the time in seconds that this request waited for the
@@ -157,7 +156,7 @@ class Cache:
             if await self._may_force(query, found):
                 errand = replace(_errand(query, found, request_id), forced=True, team=team)
                 return await self._ask_vendor(errand, found, "request", fallback=_old(found) is not None)
-            return replace(await self._decided(query, found, request_id, wish, team), too_soon=True)
+            return (await self._decided(query, found, request_id, wish, team))._replace(too_soon=True)
         return await self._decided(query, found, request_id, wish, team)
 
     async def _decided(self, query: AssetsQuery, found: Found, request_id: str, wish: Wish, team: str) -> Answer:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gateway.clock import Clock
 from gateway.core.directory import Directory, Sight
@@ -24,8 +23,7 @@ from gateway.core.windows import Plan, State, cut, end_of, plan
 from gateway.stores.base import Shelf, Store, found_in
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """What there is for a query at `now` (Unix time), under its address and purge epoch, and what may be done with it.
 
     `seen` is when the fetch of the page itself began, minus infinity where there is none. `sources` are the pages that
@@ -91,7 +89,7 @@ class Windows:
         entry, tier = await self._window(query, address, planned, shelf)
         if entry is None:
             return found
-        return replace(found, decision=_decision(planned.state, entry), sources=planned.pages, tier=tier)
+        return found._replace(decision=_decision(planned.state, entry), sources=planned.pages, tier=tier)
 
     def at_hand(self, query: AssetsQuery) -> Found | None:
         """What `find` would find, where that is fresh and in this process; None where it would have to ask."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from gateway.core.admission import Candidate
 from gateway.core.directory import Directory, Filed, file
@@ -14,8 +14,7 @@ from gateway.core.facts import Tier
 from gateway.core.query import Address
 
 
-@dataclass(frozen=True, slots=True)
-class Shelf:
+class Shelf(NamedTuple):
     """What a store has for an address: the purge epoch, the listing's directory, and the page's entry.
 
     Purge epochs are random tokens. An entry of another epoch than the current one is from before a purge, or from

@@ -46,8 +46,8 @@ SERVERS = (GATEWAY, NGINX, VARNISH)
 class Case:
     """One question to several contenders. What is asked for is cached beforehand, `primed` or the paths themselves.
 
-    `etag` sends the page's own ETag; `vendor` asks the vendor itself, too. `shared` tells that the workers of one
-    contender share a core where the machine has only two.
+    `etag` sends the page's own ETag; `vendor` asks the vendor itself, too. Several workers share the one
+    core that servers have: what they cost is told, not what they bring.
     """
 
     name: str
@@ -103,5 +103,5 @@ CASES = (
     Case("miss", "miss, 1 connection", ALL, Paths(f"/v0/aois/{_MISSED}/assets?" + SMALL, count=0),
          connections=1, vendor=True),
     Case("unauthorized", "unknown token: 401", ALL, _one(), status=401, token="pgw_" + "x" * 43),
-    Case("two-workers", "2 workers", (GATEWAY, NGINX), _one(), workers=2),
+    Case("two-workers", "2 workers on one core", (GATEWAY, NGINX), _one(), workers=2),
 )  # fmt: skip

@@ -61,6 +61,7 @@ class Bench:
         for contender in who:
             server = self._server(contender, case)
             headers[contender.name] = await self._prime(case, server)
+            # With several workers each has its own memory, and it takes many connections to come to all.
             wrk.warm(server.port, case.paths, headers=headers[contender.name], core=self._load_core)
         for number in range(rounds):
             # There and back again: what drifts during a round hits the last and the first alike.
@@ -84,8 +85,7 @@ class Bench:
         wanted, headers = case.primed or case.paths, case.all_headers
         good = headers | {"Authorization": f"Bearer {TOKEN}"}
         key = (server.port, wanted, str(headers.get("Accept-Encoding")))
-        # On connections of their own requests come to every worker, each of which may have its own memory.
-        connector = aiohttp.TCPConnector(limit=_PRIMED_AT_ONCE, force_close=case.workers > 1)
+        connector = aiohttp.TCPConnector(limit=_PRIMED_AT_ONCE)
         async with aiohttp.ClientSession(
             f"http://127.0.0.1:{server.port}", connector=connector, skip_auto_headers=["Accept-Encoding"]
         ) as session:
@@ -97,7 +97,7 @@ class Bench:
 
             if key not in self._primed and wanted.count:
                 self._primed.add(key)
-                for _ in range(_PRIMED_TIMES * case.workers * case.workers):
+                for _ in range(_PRIMED_TIMES):
                     shares = [range(start, wanted.count, _PRIMED_AT_ONCE) for start in range(_PRIMED_AT_ONCE)]
                     await asyncio.gather(*(ask(share, good) for share in shares))
             path = case.paths.path(self._fresh(case, 1))
