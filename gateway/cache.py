@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from gateway.clock import Clock
-from gateway.core.crawls import CRAWL_PAGES, Crawls
+from gateway.core.crawls import CRAWL_PAGES, Crawls, Place
 from gateway.core.entry import Entry
 from gateway.core.errors import NotCached, UpstreamError, UpstreamRefusal, UpstreamTimeout
 from gateway.core.facts import CacheAnswered, CacheResult, Observe, Purged
@@ -31,6 +31,7 @@ FORCED_REFRESH_INTERVAL = 10.0
 
 
 Reason = Literal["miss", "stale", "request"]
+Trail = tuple[Place, Place]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +119,42 @@ class Cache:
         self._observe(CacheAnswered(answer.result))
         served_well = answer.result not in ("stale_if_error", "bypass") and answer.entry.status == 200
         if self._prefetch and served_well and not wish.only_if_cached:
-            self._look_ahead(query, request_id, team)
+            trail = self.trail(query, team)
+            if self.follow(trail):
+                self.look_ahead(query, request_id, trail)
         return answer
+
+    def at_hand(self, query: AssetsQuery) -> Entry | None:
+        """What a request for this would be answered with now: fresh, and in this process; None if that takes asking."""
+        found = self._windows.at_hand(query)
+        return None if found is None else _old(found)
+
+    def trail(self, query: AssetsQuery, team: str) -> Trail:
+        """Where a team is that asks this, and where it would be next."""
+        step = self._windows.step(query)
+        here = (team, query.aoi_id, query.filters, query.limit, query.offset)
+        return here, (*here[:4], query.offset + step)
+
+    def follow(self, trail: Trail) -> bool:
+        """Note where a team is. Whether it crawls, so that what comes next is worth fetching ahead."""
+        return self._prefetch > 0 and self._crawls.follow(*trail) >= CRAWL_PAGES
+
+    def used(self, query: AssetsQuery, entry: Entry) -> None:
+        """Count a use of an entry that answered this, where nobody has looked it up."""
+        self._windows.used(query, entry)
+
+    def look_ahead(self, query: AssetsQuery, request_id: str, trail: Trail) -> None:
+        """Fetch the next pages for a client that crawls, if the vendor has nothing else to do for us."""
+        if not self._idle():
+            return
+        total, step = self._windows.total(query) or 0, trail[1][4] - query.offset
+        ahead = (query.offset + step * number for number in range(1, self._prefetch + 1))
+        pages = [query.window(offset, query.limit) for offset in ahead if offset < total]
+        pages = [page for page in pages if not self._windows.has(page)]
+        if pages:
+            task = asyncio.create_task(self._fetch_ahead(pages, request_id))
+            self._ahead.add(task)
+            task.add_done_callback(self._ahead.discard)
 
     async def purge(self, aoi_id: str | None) -> None:
         """End what is cached of an AOI, or (None) of all, for good. Raises StoreDown when Redis did not confirm it."""
@@ -204,20 +239,6 @@ class Cache:
     async def _bring(self, errand: Errand, found: Found) -> Brought:
         """The page as it was asked for, or a window of stretches that the vendor is asked for instead."""
         return await self._stretches.bring(errand, found) or await self._errands.bring(errand)
-
-    def _look_ahead(self, query: AssetsQuery, request_id: str, team: str) -> None:
-        """Fetch the next pages for a client that crawls, if the vendor has nothing else to do for us."""
-        step = self._windows.step(query)
-        row = self._crawls.follow(team, query.window(0, 1), query.limit, query.offset, step)
-        if row < CRAWL_PAGES or not self._idle():
-            return
-        total = self._windows.total(query) or 0
-        ahead = (query.offset + step * number for number in range(1, self._prefetch + 1))
-        pages = [query.window(offset, query.limit) for offset in ahead if offset < total]
-        if pages:
-            task = asyncio.create_task(self._fetch_ahead(pages, request_id))
-            self._ahead.add(task)
-            task.add_done_callback(self._ahead.discard)
 
     async def _fetch_ahead(self, pages: list[AssetsQuery], request_id: str) -> None:
         with suppress(UpstreamError, UpstreamRefusal):  # it was told, and nobody waits for it

@@ -76,6 +76,18 @@ class Windows:
             return found
         return replace(found, decision=_decision(planned.state, entry), sources=planned.pages)
 
+    def at_hand(self, query: AssetsQuery) -> Found | None:
+        """What `find` would find, where that is fresh and in this process; None where it would have to ask."""
+        address = query.address(self._scope)
+        shelf = self._store.glance(address)
+        if shelf is None:
+            return None
+        now = self._clock.now()
+        exact = decide(shelf.entry, now, current=shelf.current)
+        if isinstance(exact, Serve):
+            return Found(exact, now, address, shelf.epoch, shelf.directory, exact.entry.started)
+        return self._from_memory(query, address, shelf)
+
     async def fetched(self, query: AssetsQuery, since: float, *, only: bool) -> tuple[Found, Entry | None]:
         """What there is after fetches that began at `since` (Unix time) or later: a window of their pages, if they do.
 
@@ -117,6 +129,10 @@ class Windows:
     def address(self, query: AssetsQuery) -> Address:
         """Where the page of a query is kept."""
         return query.address(self._scope)
+
+    def used(self, query: AssetsQuery, entry: Entry) -> None:
+        """Count a use of an entry, and of its listing."""
+        self._store.use((entry.key, self.address(query).listing))
 
     def _from_memory(self, query: AssetsQuery, address: Address, shelf: Shelf) -> Found | None:
         """A fresh window whose pages are all in this process, unless a fresh page is known to be elsewhere."""

@@ -19,9 +19,9 @@ ALLOWED: dict[str, set[str]] = {
     "doctor": {"run", "settings", "upstream", "bodies", "stores", "web", "caller", "keys", "ports", "clock", "core"},
     "run": {"app", "settings", "mock_vendor", "logs", "keys", "ports", "stores", "workers"},
     "ports": {"app", "settings", "caller"},
-    "app": {"settings", "web", "cache", "windows", "errands", "stretches", "stores", "flights", "upstream"}
-    | {"gate", "budgets", "metrics", "exposition", "workers", "journal", "logs"}
-    | {"keys", "reload", "clock", "core"},
+    "app": {"settings", "web", "backing", "cache", "windows", "errands", "stretches", "upstream"}
+    | {"metrics", "exposition", "workers", "journal", "logs", "keys", "reload", "clock", "core"},
+    "backing": {"stores", "flights", "gate", "budgets", "clock", "core"},
     "web": {"cache", "core", "clock", "logs"},
     "cache": {"windows", "errands", "stretches", "stores", "flights", "core", "clock"},
     "stretches": {"windows", "errands", "core", "clock"},

@@ -34,7 +34,7 @@ class ForeignVersion(ValueError):
     """The bytes are of another format version, and so belong to somebody else."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Entry:
     """An answer of the vendor with its lifetimes. All times are Unix time in seconds.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -68,6 +68,10 @@ class Store(Protocol):
 
     async def read(self, address: Address, pages: Sequence[str], epoch: str) -> list[Entry] | None:
         """The entries of these pages of the same listing and epoch, if they are all there. Raises StoreDown."""
+        ...
+
+    def use(self, names: Iterable[str]) -> None:
+        """Count a use of what this process holds under these names."""
         ...
 
     def hold(self, entry: Entry) -> None:

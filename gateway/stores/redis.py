@@ -8,7 +8,7 @@ both the listing's directory and the page, or nothing.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -114,6 +114,9 @@ class RedisStore:
     def copies(self, names: Sequence[str], epoch: str) -> list[Entry] | None:  # noqa: ARG002 - as Store says
         """There are no copies here."""
         return None
+
+    def use(self, names: Iterable[str]) -> None:
+        """Nothing is held in this process."""
 
     def hold(self, entry: Entry) -> None:
         """What can be made again is not kept."""

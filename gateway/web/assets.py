@@ -9,13 +9,14 @@ from gateway.cache import NO_WISH, Answer, Cache, Wish
 from gateway.core.cache_control import directives
 from gateway.core.errors import Denied
 from gateway.core.listing import parse_envelope
-from gateway.core.query import QueryRules, parse_assets_query
+from gateway.core.query import AssetsQuery, QueryRules, parse_assets_query
 from gateway.core.teams import Team
 from gateway.web.cache_status import cache_status
 from gateway.web.exchange import Exchange
 from gateway.web.framing import Target
 from gateway.web.negotiation import Coding, codings, etag, is_known
 from gateway.web.problems import Problem, render, vendor_problem
+from gateway.web.ready import Origin, Part
 
 PREFIX = "/v0/aois/"
 SUFFIX = "/assets"
@@ -51,11 +52,16 @@ class Assets:
         exchange.cache, exchange.upstream = answer.result, answer.waited
         if answer.entry.status == 404:
             return _not_found(answer, exchange)
-        return _page(request, answer, acceptable)
+        return _page(request, query, team, answer, acceptable)
 
 
-class _Page(web.Response):
-    """A page that is handed to the connection as fast as its client takes it, and not copied whole for each."""
+class Page(web.Response):
+    """A page that is handed to the connection as fast as its client takes it, and not copied whole for each.
+
+    `origin` tells how to answer so again, None where that takes more than writing it.
+    """
+
+    origin: Origin | None = None
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Send the body, and end."""
@@ -89,17 +95,20 @@ def _wish(request: web.BaseRequest, team: Team) -> Wish:
     )
 
 
-def _page(request: web.BaseRequest, answer: Answer, acceptable: tuple[Coding, ...]) -> web.Response:
+def _page(
+    request: web.BaseRequest, query: AssetsQuery, team: Team, answer: Answer, acceptable: tuple[Coding, ...]
+) -> Page:
     entry = answer.entry
     coding = acceptable[0]
     body = entry.body
+    part: Part | None = "body"
     if coding == "gzip":
         if entry.gzipped is not None:
-            body = entry.gzipped
+            part, body = "gzipped", entry.gzipped
         elif "identity" in acceptable:
             coding = "identity"  # too small to be worth it
         else:
-            body = igzip.compress(body, compresslevel=1, mtime=0)
+            part, body = None, igzip.compress(body, compresslevel=1, mtime=0)
     headers = {
         "ETag": etag(entry.etag, coding),
         "Vary": "Accept-Encoding",
@@ -109,11 +118,16 @@ def _page(request: web.BaseRequest, answer: Answer, acceptable: tuple[Coding, ..
         "X-Listing-Generation": entry.generation,
     }
     if is_known(entry.etag, _joined(request, "If-None-Match")):
-        return web.Response(status=304, headers=headers)
-    headers["Content-Type"] = "application/json"
-    if coding == "gzip":
-        headers["Content-Encoding"] = "gzip"
-    return _Page(body=body, headers=headers)
+        page, part = Page(status=304, headers=headers), "nothing"
+    else:
+        headers["Content-Type"] = "application/json"
+        if coding == "gzip":
+            headers["Content-Encoding"] = "gzip"
+        page = Page(body=body, headers=headers)
+        if request.method == "HEAD":
+            part = "nothing"
+    page.origin = None if part is None else Origin(query, answer, team.name, part)
+    return page
 
 
 def _not_found(answer: Answer, exchange: Exchange) -> web.Response:
