@@ -22,8 +22,9 @@ ALLOWED: dict[str, set[str]] = {
     "app": {"settings", "web", "backing", "cache", "windows", "errands", "stretches", "upstream"}
     | {"metrics", "exposition", "workers", "journal", "logs", "keys", "reload", "clock", "core"},
     "backing": {"stores", "flights", "gate", "budgets", "clock", "core"},
-    "web": {"cache", "core", "clock", "logs"},
-    "cache": {"windows", "errands", "stretches", "stores", "flights", "core", "clock"},
+    "web": {"cache", "prefetch", "core", "clock", "logs"},
+    "cache": {"windows", "errands", "stretches", "prefetch", "stores", "flights", "core", "clock"},
+    "prefetch": {"windows", "core"},
     "stretches": {"windows", "errands", "core", "clock"},
     "errands": {"stores", "flights", "core", "clock"},
     "windows": {"stores", "core", "clock"},

@@ -111,7 +111,7 @@ class Side:
                 self._line = None
                 break
         flights, gate = self.play.gateway._cache._errands._flights._under_way, self.play.gateway._gate
-        await until(lambda: gate.idle and not flights and not self.play.gateway._cache._ahead)
+        await until(lambda: gate.idle and not flights and not self.play.gateway._cache.prefetch._under_way)
         return found
 
     def comparable(self, answer: Raw) -> tuple[list[str], bytes]:

@@ -13,6 +13,8 @@ CacheResult = Literal[
 ]  # fmt: skip
 
 
+Tier = Literal["memory", "redis"]
+
 # Upper bounds in seconds of the classes that durations of requests are counted in; one more has all beyond.
 LATENCY_BOUNDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -71,7 +73,7 @@ class CacheAnswered(NamedTuple):
 class TierLookup(NamedTuple):
     """One tier was asked for an entry."""
 
-    tier: Literal["memory", "redis"]
+    tier: Tier
     result: Literal["hit", "miss", "error"]
 
 

@@ -101,7 +101,7 @@ class RedisStore:
         if entry is not None and entry.epoch != epoch:
             entry = None
         self._observe(TierLookup("redis", "miss" if entry is None else "hit"))
-        return Shelf(epoch, directory, entry)
+        return Shelf(epoch, directory, entry, "redis")
 
     def directory(self, address: Address) -> directories.Directory | None:  # noqa: ARG002 - as Store says
         """Nothing is known without asking."""

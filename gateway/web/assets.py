@@ -7,10 +7,11 @@ from isal import igzip
 
 from gateway.cache import NO_WISH, Answer, Cache, Wish
 from gateway.core.cache_control import directives
-from gateway.core.errors import Denied
+from gateway.core.errors import Denied, GatewayError
 from gateway.core.listing import parse_envelope
 from gateway.core.query import AssetsQuery, QueryRules, parse_assets_query
 from gateway.core.teams import Team
+from gateway.web import explain
 from gateway.web.cache_status import cache_status
 from gateway.web.exchange import Exchange
 from gateway.web.framing import Target
@@ -48,11 +49,23 @@ class Assets:
         acceptable = codings(_joined(request, "Accept-Encoding"))
         if not acceptable:
             raise Problem(406, "not_acceptable", "pages come as identity or gzip, and Accept-Encoding rules out both")
-        answer = await self._cache.answer(query, exchange.request_id, _wish(request, team), team=team.name)
+        wish, asks_why = _wish(request, team), explain.is_asked(request, team)
+        try:
+            answer = await self._cache.answer(query, exchange.request_id, wish, team=team.name)
+        except GatewayError as error:
+            if asks_why:
+                found = await self._cache.look(query)
+                raise explain.explained(error, found.lack, found.tier, found.exact, found.now) from None
+            raise
         exchange.cache, exchange.upstream = answer.result, answer.waited
-        if answer.entry.status == 404:
-            return _not_found(answer, exchange)
-        return _page(request, query, team, answer, acceptable)
+        missing = answer.entry.status == 404
+        response: web.Response = (
+            _not_found(answer, exchange) if missing else _page(request, query, team, answer, acceptable)
+        )
+        if asks_why:
+            denied = not wish.refresh and "no-cache" in _directives(request)
+            response.headers[explain.HEADER] = explain.explanation(answer, refresh_denied=denied)
+        return response
 
 
 class Page(web.Response):
@@ -81,14 +94,18 @@ def _joined(request: web.BaseRequest, name: str) -> str | None:
     return ",".join(lines) if lines else None
 
 
-def _wish(request: web.BaseRequest, team: Team) -> Wish:
+def _directives(request: web.BaseRequest) -> dict[str, str]:
     line = _joined(request, "Cache-Control")
     if line is None:
         # RFC 9111, section 5.4: Pragma counts only where there is no Cache-Control.
         line = "no-cache" if "no-cache" in directives(_joined(request, "Pragma") or "") else ""
-    if not line:
+    return directives(line) if line else {}
+
+
+def _wish(request: web.BaseRequest, team: Team) -> Wish:
+    told = _directives(request)
+    if not told:
         return NO_WISH
-    told = directives(line)
     return Wish(
         refresh="no-cache" in told and "refresh" in team.scopes,
         only_if_cached="only-if-cached" in told,

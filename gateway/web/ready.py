@@ -15,10 +15,11 @@ from typing import Literal
 
 from aiohttp import web
 
-from gateway.cache import Answer, Trail
+from gateway.cache import Answer
 from gateway.core.entry import Entry
 from gateway.core.query import AssetsQuery
 from gateway.core.seals import Seal
+from gateway.prefetch import Trail
 from gateway.web.access_log import RepeatedLine
 from gateway.web.http_date import http_date
 from gateway.web.tally import Tally

@@ -81,6 +81,7 @@ class Replays:
         observe: Observe,
     ) -> None:
         self._cache = cache
+        self._prefetch = cache.prefetch
         self._seals = seals
         self._max_bytes = max_bytes
         self._taker = taker
@@ -199,9 +200,9 @@ class Replays:
         if not ready.requests:
             self._touched.append(ready)
         ready.requests += 1
-        if self._cache.follow(ready.trail) and began - ready.ahead_at >= _AHEAD_SECONDS:
+        if self._prefetch.follow(ready.trail) and began - ready.ahead_at >= _AHEAD_SECONDS:
             ready.ahead_at = began
-            self._cache.look_ahead(ready.query, request_id.decode(), ready.trail)
+            self._prefetch.look_ahead(ready.query, request_id.decode(), ready.trail)
         duration = self._clock.monotonic() - began
         ready.tally.count(ready.body_bytes, duration)
         if ready.line is not None:
@@ -230,7 +231,7 @@ class Replays:
             forwarded=self._clients.forwarded(request),
             seal=seal,
             take=self._taker(team),
-            trail=self._cache.trail(query, team),
+            trail=self._prefetch.trail(query, team),
             tally=self._tallies.of(request.method, team, response.status, result),
             line=None if self._log is None else self._log.repeated(served),
         )

@@ -142,6 +142,13 @@ async def test_what_is_never_remembered(asking: bytes, ways: Ways) -> None:
     assert not ways.play.gateway._replays._ready
 
 
+async def test_who_speaks_an_older_version_is_not_kept(play: Play) -> None:
+    for _ in range(5):
+        async with Line(play.port) as line:
+            assert (await line.ask(asks(f"/v0/aois/{AOI}/assets", version="1.0"))).status == 200
+            assert await line.reader.read() == b""
+
+
 @pytest.mark.parametrize("what", ["newer", "list", "purge", "purge all", "evicted", "back"])
 async def test_what_ends_it(what: str, ways: Ways, vendor: HoldingVendor) -> None:
     before = await ways.learn()
@@ -238,10 +245,10 @@ async def test_it_uses_the_page_as_much_as_anybody(ways: Ways) -> None:
 async def test_who_crawls_is_fetched_ahead_for(ways: Ways, vendor: HoldingVendor) -> None:
     pages = [asks(f"/v0/aois/{AOI}/assets?offset={offset}&limit=5") for offset in (0, 5, 10)]
     cache = ways.play.gateway._cache
-    cache._prefetch = 0
+    cache.prefetch._pages = 0
     for page in pages:
         await ways.learn(page)
-    before, cache._prefetch = len(vendor.requests), 1
+    before, cache.prefetch._pages = len(vendor.requests), 1
     for page in pages:
         assert (await ways.ask(page))[1]
     await until(lambda: len(vendor.requests) == before + 1)
