@@ -67,7 +67,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _mock_vendor(arguments: argparse.Namespace) -> int:
     from gateway.run import mock_vendor  # noqa: PLC0415 - as above
 
-    return mock_vendor(port=arguments.port, key=arguments.key, aois=arguments.aois, seed=arguments.seed)
+    return mock_vendor(arguments.host, arguments.port, key=arguments.key, aois=arguments.aois, seed=arguments.seed)
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -251,7 +251,8 @@ def _parser() -> argparse.ArgumentParser:
     demo = command("demo", _demo, "run a stand-in vendor and the gateway in front of it, and print a request to try")
     demo.add_argument("--port", type=int, help="port of the gateway (server.port)")
 
-    mock = command("mock-vendor", _mock_vendor, "run the stand-in vendor alone, on loopback")
+    mock = command("mock-vendor", _mock_vendor, "run the stand-in vendor alone")
+    mock.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     mock.add_argument("--port", type=port, default=8081, help="port to listen on; 0 takes a free one (default: 8081)")
     mock.add_argument("--key", help="the key that it asks for (default: a random one, which is printed)")
     mock.add_argument("--aois", type=count, default=20, help="how many AOIs it has (default: 20)")
@@ -260,7 +261,6 @@ def _parser() -> argparse.ArgumentParser:
     command("check", _check, "validate the configuration without serving")
     doctor = command("doctor", _doctor, "try Redis, DNS, TLS, the vendor key and the clock for real")
     doctor.add_argument("--aoi", metavar="ID", type=aoi, help="an AOI to try the key with (default: one of nobody)")
-
     command("healthcheck", _healthcheck, "exit 0 when the local gateway answers /healthz, else 1")
     purge = command("purge", _purge, "end what a running gateway has cached of an AOI, or of everything")
     what = purge.add_mutually_exclusive_group(required=True)

@@ -29,7 +29,9 @@ _REDIS_COMMANDS = (
     "mget", "file", "mint", "lease", "release", "renew", "pttl", "set", "get", "getex", "publish", "time", "info",
     "ping", "pause", "resume", "budget",
 )  # fmt: skip
-_UPSTREAM_CODES = ("200", "404", "429", "500", "502", "503", "504", "timeout", "connect", "tls", "reset", "invalid")
+_UPSTREAM_CODES = (
+    "200", "401", "403", "404", "429", "500", "502", "503", "504", "timeout", "connect", "tls", "reset", "invalid",
+)  # fmt: skip
 
 
 class _Kept:

@@ -53,9 +53,9 @@ def demo(environ: Mapping[str, str], *, port: int | None) -> int:
     return _run(_demo(environ, port))
 
 
-def mock_vendor(*, port: int, key: str | None, aois: int, seed: int) -> int:
+def mock_vendor(host: str, port: int, *, key: str | None, aois: int, seed: int) -> int:
     """Run the stand-in vendor alone, until Ctrl-C."""
-    return _run(_mock_vendor(port, key, aois, seed))
+    return _run(_mock_vendor(host, port, key, aois, seed))
 
 
 async def _serve(loaded: Loaded, sockets: Sockets, again: Callable[[], Settings]) -> int:
@@ -195,13 +195,13 @@ async def _demo(environ: Mapping[str, str], port: int | None) -> int:
     return FINE
 
 
-async def _mock_vendor(port: int, key: str | None, aois: int, seed: int) -> int:
+async def _mock_vendor(host: str, port: int, key: str | None, aois: int, seed: int) -> int:
     stop = _on_signals(*_ENDING)
     vendor = MockVendor(key=key or secrets.token_urlsafe(24), aois=aois, seed=seed)
     try:
-        url = await vendor.start(port=port)
+        url = await vendor.start(host, port)
     except OSError:
-        print(PortTakenError("127.0.0.1", port, "--port"), file=sys.stderr)
+        print(PortTakenError(host, port, "--port"), file=sys.stderr)
         return FAILED
     try:
         print(f"Stand-in vendor: {url}" + ("" if key else f"\nIts key: {vendor.key}"))

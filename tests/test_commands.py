@@ -212,9 +212,9 @@ def test_the_demo_prints_a_line_that_works_and_ends_by_ctrl_c(processes: list[Pr
 
 
 def test_the_stand_in_vendor_alone(processes: list[Process]) -> None:
-    process = spawn("mock-vendor", "--port", "0", "--key", "k", "--aois", "3", "--seed", "7")
+    process = spawn("mock-vendor", "--host", "0.0.0.0", "--port", "0", "--key", "k", "--aois", "3", "--seed", "7")
     processes.append(process)
-    url = process.wait_for(r"Try: curl .*'(http://127.0.0.1:\d+/v0/aois/[^/]+/assets)'")[1]
+    url = process.wait_for(r"Try: curl .*'(http://0.0.0.0:\d+/v0/aois/[^/]+/assets)'")[1]
     host, _, path = url.removeprefix("http://").partition("/")
     port = int(host.rpartition(":")[2])
     assert get(port, f"/{path}")[0] == 401
