@@ -5,33 +5,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 from collections.abc import Callable, Coroutine
 from functools import partial
-from socket import socket
+from socket import gethostname, socket
 from typing import Any, Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
-from gateway import exposition
 from gateway.budgets import Budgets
 from gateway.cache import Cache
 from gateway.clock import Clock, SystemClock
 from gateway.core.facts import KeyLoaded, LoopLag
 from gateway.core.hosts import is_loopback
 from gateway.core.limits import Limits
-from gateway.core.options import ServerOptions
 from gateway.core.query import QueryRules, key_scope
+from gateway.core.snapshot import State
 from gateway.core.teams import Roster
 from gateway.errands import Errands
 from gateway.flights.lease import Alone, Leases, Turns
 from gateway.gate import Gate, NoReplicas
+from gateway.gathering import Gathering
 from gateway.journal import Journal
 from gateway.keys import KeyRing
 from gateway.logs import LineWriter
 from gateway.metrics import Metrics
 from gateway.reload import Reloads
 from gateway.settings import Settings
+from gateway.status import Status
 from gateway.stores.base import Store
 from gateway.stores.budgets import SharedBudgets
 from gateway.stores.memory import MemoryStore, Shelves
@@ -42,6 +42,7 @@ from gateway.stores.shared import SharedPause
 from gateway.stores.tiered import TieredStore
 from gateway.stores.word import WordOfRedis
 from gateway.stretches import Stretches
+from gateway.tls import server_tls
 from gateway.upstream import Upstream
 from gateway.web.access_log import AccessLog
 from gateway.web.admin import Admin
@@ -51,9 +52,10 @@ from gateway.web.cors import Cors
 from gateway.web.exchange import ClientNames
 from gateway.web.openapi import document
 from gateway.web.operations import Operations
-from gateway.web.pages import Pages
+from gateway.web.pages import Pages, StatusPlace
 from gateway.web.router import Lifecycle, Route, Router
 from gateway.web.server import Listener
+from gateway.web.status import StatusPages
 from gateway.windows import Windows
 from gateway.workers.peers import Peers
 
@@ -89,7 +91,10 @@ class Gateway:
         self._peers = peers
         self._clock = clock = clock or SystemClock()
         self._metrics = Metrics(CollectorRegistry(), settings.teams)
-        self._sinks: list[Callable[[NamedTuple], None]] = [self._metrics.observe, Journal(clock).observe]
+        self._status = Status(clock, _fixed(settings))
+        self._sinks: list[Callable[[NamedTuple], None]] = [
+            self._metrics.observe, self._status.observe, Journal(clock).observe,
+        ]  # fmt: skip
         if settings.log.access:
             self._sinks.append(AccessLog(writer, log_form, clock).observe)
         writer.subscribe(self._observe)
@@ -100,9 +105,14 @@ class Gateway:
         self._upstream = Upstream(
             settings.upstream, keys, self._gate, clock=clock, chance=chance, observe=self._observe
         )
+        self._gathering = Gathering(
+            self._metrics, self._status, peers,
+            configuration=lambda: self.reloads.configuration, life=lambda: self._lifecycle.state,
+        )  # fmt: skip
         if peers is not None:
             peers.take_part(
-                numbers=lambda: exposition.encode(self._metrics.numbers()),
+                numbers=self._gathering.numbers,
+                snapshot=self._gathering.snapshot,
                 # Where there is Redis, it is Redis that tells everybody.
                 purge=self._store.purge_here if isinstance(self._store, MemoryStore) else lambda _: None,
             )
@@ -110,6 +120,7 @@ class Gateway:
         self._errands = self._build_errands(turns, chance)
         self._cache = self._build_cache(turns)
         self._authenticators: list[Authenticator] = []
+        self._status_pages = StatusPages(self._gathering.status, gethostname(), clock)
         self._client_router, self._ops_router = self._build_routers(example_aoi)
         self.reloads = Reloads(
             settings, authenticators=self._authenticators, budgets=self._budgets, errands=self._errands, keys=keys,
@@ -151,6 +162,7 @@ class Gateway:
         if drain:
             await asyncio.sleep(self._settings.server.drain)
         last = self._lifecycle.state == "draining"
+        self._status_pages.close()
         await asyncio.gather(*(listener.stop(patient=drain, last=last) for listener in self._listeners))
         for task in self._tasks:
             task.cancel()
@@ -229,11 +241,16 @@ class Gateway:
         settings = self._settings
         rules = QueryRules(settings.query.max_limit, tuple(settings.query.filters))
         tokens = settings.auth_mode == "tokens"
-        pages = Pages(document(rules, tokens=tokens), tokens=tokens, example_aoi=example_aoi).routes()
-        operations = Operations(self._lifecycle, self._scrape).routes() | Admin(self._cache.purge).routes()
         own_listener = settings.ops.port is not None
-        client = self._router(pages if own_listener else pages | operations, Assets(self._cache, rules))
-        return client, self._router(pages | operations, None) if own_listener else None
+        local = is_loopback(settings.server.host)
+        pages = partial(Pages, document(rules, tokens=tokens), tokens=tokens, example_aoi=example_aoi)
+        operations = Operations(self._lifecycle, self._gathering.scrape).routes() | Admin(self._cache.purge).routes()
+        operations |= self._status_pages.routes(guarded=not own_listener)
+        if own_listener:
+            client = self._router(pages(status="elsewhere").routes(), Assets(self._cache, rules))
+            return client, self._router(pages(status="here").routes() | operations, None)
+        place: StatusPlace = "with a token" if tokens else "here" if local else "nowhere"
+        return self._router(pages(status=place).routes() | operations, Assets(self._cache, rules)), None
 
     def _router(self, routes: dict[str, Route], assets: Assets | None) -> Router:
         settings = self._settings
@@ -254,12 +271,6 @@ class Gateway:
             observe=self._observe,
         )
 
-    async def _scrape(self, accept: str) -> tuple[bytes, str]:
-        if self._peers is None:
-            return exposition.rendered(self._metrics.numbers(), accept)
-        # Numbers of many processes take their time, and the loop has none.
-        return await asyncio.to_thread(_written, await self._peers.numbers(), accept)
-
     async def _measure_lag(self) -> None:
         while True:
             expected = self._clock.monotonic() + _LAG_SECONDS
@@ -267,15 +278,11 @@ class Gateway:
             self._observe(LoopLag(max(0.0, self._clock.monotonic() - expected)))
 
 
-def _written(told: list[bytes], accept: str) -> tuple[bytes, str]:
-    return exposition.rendered(exposition.merged(map(exposition.decode, told)), accept)
-
-
-def server_tls(server: ServerOptions) -> ssl.SSLContext | None:
-    """The TLS of the client listener, if it has any. Raises ssl.SSLError or OSError when its files cannot be used."""
-    if server.tls_cert_file is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(server.tls_cert_file, server.tls_key_file)
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+def _fixed(settings: Settings) -> State:
+    """What the status page tells that stays as it is."""
+    return State(
+        redis=settings.uses_redis,
+        most_in_flight=settings.upstream.max_concurrency,
+        most_queued=settings.upstream.max_queue,
+        most_size=settings.cache.memory_max_bytes,
+    )

@@ -19,10 +19,8 @@ from prometheus_client.process_collector import ProcessCollector
 from gateway import __version__, exposition
 from gateway.core import facts
 from gateway.core.breaker import BreakerState
+from gateway.core.latency import REQUEST_SECONDS
 
-_REQUEST_BUCKETS = (
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
-)  # fmt: skip
 _UPSTREAM_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 15, 30)
 _REDIS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
@@ -94,7 +92,7 @@ class Metrics:
         )
         duration = _Kept(
             self._histogram(
-                "gateway_http_request_duration_seconds", "From a request's head to its answer", _REQUEST_BUCKETS,
+                "gateway_http_request_duration_seconds", "From a request's head to its answer", REQUEST_SECONDS,
                 "route", "cache",
             )
         )  # fmt: skip
@@ -106,7 +104,8 @@ class Metrics:
         def served(fact: facts.RequestServed) -> None:
             in_flight.dec()
             total(fact.route, fact.method, str(fact.status), fact.team).inc()
-            duration(fact.route, fact.cache).observe(fact.duration)
+            if not fact.streamed:
+                duration(fact.route, fact.cache).observe(fact.duration)
             sent(fact.route, fact.cache).inc(fact.body_bytes)
 
         self._sinks[facts.RequestBegan] = lambda _: in_flight.inc()

@@ -11,18 +11,23 @@ import logging
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from gateway.budgets import Budgets
 from gateway.clock import Clock
 from gateway.core.facts import KeyLoaded, Observe, Reloaded
+from gateway.core.snapshot import Configuration, Reload
 from gateway.core.teams import Roster
 from gateway.errands import Errands
 from gateway.key_files import follow, renew
 from gateway.keys import KeyRing, Slot
-from gateway.settings import ConfigurationError, Settings, read_secret
+from gateway.settings import ConfigurationError, Settings, digest, read_secret
 from gateway.web.auth import Authenticator
 
 # What a reload takes over; of anything else that has changed it says that a restart is needed.
 _AT_ONCE = ("teams.", "cache.lifetimes.", "upstream.api_key", "upstream.previous_api_key")
+# As much of what is wrong with a configuration as is told later; the log has all of it.
+_LONGEST_REASON = 2000
 
 _log = logging.getLogger("gateway")
 
@@ -49,6 +54,12 @@ class Reloads:
         self._clock = clock
         self._observe = observe
         self._following: list[asyncio.Task[None]] = []
+        self._configuration = Configuration(settings.source, clock.now(), digest(settings))
+
+    @property
+    def configuration(self) -> Configuration:
+        """Which configuration is live."""
+        return self._configuration
 
     def follow_key_files(self) -> None:
         """Follow the key files of the configuration, and no others."""
@@ -85,12 +96,17 @@ class Reloads:
         later = sorted(_differences(self._settings, settings))
         self._settings = settings
         self._take_over(settings)
+        now = self._clock.now()
+        self._configuration = Configuration(settings.source, now, digest(settings), Reload(now, successful=True))
         self._observe(Reloaded(fine=True))
         _log.info("the configuration was reloaded")
         if later:
             _log.warning("some settings that have changed take a restart", extra={"settings": ", ".join(later)})
 
     def _refused(self, why: str) -> None:
+        told = self._keys.withhold(why.encode()).decode(errors="replace")[:_LONGEST_REASON]
+        outcome = Reload(self._clock.now(), successful=False, why=told)
+        self._configuration = replace(self._configuration, last_reload=outcome)
         self._observe(Reloaded(fine=False))
         _log.error("the configuration was not reloaded; the old one stays", extra={"why": why})
 

@@ -19,13 +19,14 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-from gateway.app import Gateway, Sockets, server_tls
+from gateway.app import Gateway, Sockets
 from gateway.keys import KeyRing
 from gateway.logs import LineWriter, chosen_format, configure
 from gateway.mock_vendor import MockVendor
 from gateway.ports import PortTakenError, bind_all, url_of
 from gateway.settings import ConfigurationError, Loaded, Settings, load
 from gateway.stores.redis_client import BadStoreUrl, connect
+from gateway.tls import server_tls
 from gateway.workers.funnel import Funnel
 from gateway.workers.peers import Peers
 from gateway.workers.supervisor import Supervisor

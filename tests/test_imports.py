@@ -17,11 +17,11 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"run", "settings", "core", "tokens", "caller", "web", "warm", "progress", "clock"}
     | {"argument_types", "doctor"},
     "doctor": {"run", "settings", "upstream", "bodies", "stores", "web", "caller", "keys", "ports", "clock", "core"},
-    "run": {"app", "settings", "mock_vendor", "logs", "keys", "ports", "stores", "workers"},
+    "run": {"app", "tls", "settings", "mock_vendor", "logs", "keys", "ports", "stores", "workers"},
     "ports": {"app", "settings", "caller"},
-    "app": {"settings", "web", "cache", "windows", "errands", "stretches", "stores", "flights", "upstream"}
-    | {"gate", "budgets", "metrics", "exposition", "workers", "journal", "logs"}
-    | {"keys", "reload", "clock", "core"},
+    "app": {"settings", "web", "cache", "windows", "errands", "stretches", "stores", "flights", "upstream", "gathering"}
+    | {"gate", "budgets", "metrics", "status", "workers", "journal", "logs"}
+    | {"keys", "reload", "tls", "clock", "core"},
     "web": {"cache", "core", "clock", "logs"},
     "cache": {"windows", "errands", "stretches", "stores", "flights", "core", "clock"},
     "stretches": {"windows", "errands", "core", "clock"},
@@ -39,9 +39,12 @@ ALLOWED: dict[str, set[str]] = {
     "settings": {"core"},
     "metrics": {"core", "exposition"},
     "exposition": set(),
+    "status": {"core", "clock"},
+    "gathering": {"metrics", "status", "exposition", "workers", "core"},
     "workers": {"exposition", "clock", "core"},
     "journal": {"core", "clock"},
     "logs": {"core"},
+    "tls": {"core"},
     "argument_types": {"core"},
     "caller": {"core"},
     "warm": {"caller", "core", "clock"},

@@ -4,6 +4,7 @@
 and defaults, are in `gateway.core.options`.
 """
 
+from gateway.settings.digest import digest
 from gateway.settings.layers import Fault
 from gateway.settings.loading import (
     ConfigurationError,
@@ -21,6 +22,7 @@ __all__ = [
     "Fault",
     "Loaded",
     "Settings",
+    "digest",
     "find_file",
     "load",
     "read_secret",

@@ -25,6 +25,7 @@ class Exchange:
     aoi_id: str | None = None
     cache: str = ""
     upstream: float | None = None
+    problem: str = ""
 
 
 def request_id_of(request: BaseRequest) -> str:
