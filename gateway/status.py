@@ -24,13 +24,14 @@ from gateway.core.space_saving import SpaceSaving, Summary, merged
 
 _COLUMN = {name: column for column, name in enumerate(columns.OUTCOMES)}
 _FAILED, _REFUSED, _LEFT = _COLUMN["failed"], _COLUMN["refused"], _COLUMN["left"]
-_TIMES = {
-    **dict.fromkeys(columns.WITHOUT_VENDOR, columns.HIT_TIMES),
-    **dict.fromkeys(columns.FETCHED, columns.MISS_TIMES),
-}
 _REQUESTS, _WITHOUT_VENDOR, _FETCHED, _TEAM_LIMITED, _TEAM_REFUSED, _TEAM_FAILED, _TEAM_BYTES = range(
     columns.TEAM_WIDTH
 )
+# For each way to be answered: its column, that of the team's row, and the first one of its latencies.
+_ANSWERED = {
+    **{name: (_COLUMN[name], _WITHOUT_VENDOR, columns.HIT_TIMES) for name in columns.WITHOUT_VENDOR},
+    **{name: (_COLUMN[name], _FETCHED, columns.MISS_TIMES) for name in columns.FETCHED},
+}
 _CLIENT_LEFT = 499  # as `web.router` has it
 _NO_ANSWER = frozenset(("401", "403", "407", "408", "429"))
 _SLOTS_PER_TEAM_SLOT = int(columns.TEAM_STEP_SECONDS / columns.STEP_SECONDS)
@@ -39,11 +40,14 @@ _HALF_SLOTS = 60
 _NOBODY = Summary([], 0)
 
 
-class _Team(NamedTuple):
-    """A team's counts, and the row of them that is counted in now (which is replaced in place)."""
+class _Team:
+    """A team's counts, and the row of them that is counted in now."""
 
-    rolling: Rolling
-    now: list[list[int]]
+    __slots__ = ("rolling", "row")
+
+    def __init__(self, slot: int) -> None:
+        self.rolling = Rolling(columns.TEAM_SLOTS, columns.TEAM_WIDTH)
+        self.row = self.rolling.at(slot)
 
 
 class Status:
@@ -51,10 +55,12 @@ class Status:
 
     def __init__(self, clock: Clock, state: State) -> None:
         self._clock = clock
+        self._monotonic = clock.monotonic
         self._started = clock.now()
         self._state = state
         self._rolling = Rolling(columns.SLOTS, columns.WIDTH)
-        self._slot = -1
+        self._until = -1.0
+        self._team_slot = 0
         self._row: list[int] = []
         self._teams: dict[str, _Team] = {}
         self._aois = SpaceSaving(columns.BUSIEST)
@@ -91,25 +97,19 @@ class Status:
         if sink is not None:
             sink(fact)
 
-    def requests(self, n: int, *, status: int, cache: str, team: str, aoi_id: str | None, body_bytes: int) -> None:
-        """Count n page requests that were all answered so; `body_bytes` is what their bodies came to together."""
-        row = self._now()
-        column = _outcome(status, cache)
-        row[column] += n
-        row[columns.BODY_BYTES] += body_bytes
-        known = self._teams.get(team) or self._team(team)
-        theirs = known.now[0]
-        theirs[_REQUESTS] += n
-        theirs[_team_column(column, status)] += n
-        theirs[_TEAM_BYTES] += body_bytes
-        if cache and aoi_id is not None:
-            self._aois.add(aoi_id, n)
+    def answered(
+        self, n: int, seconds: Sequence[int], *, cache: str, team: str, aoi_id: str | None, body_bytes: int
+    ) -> None:
+        """Count n page requests that were all answered so; `seconds` are their latencies by bucket of `core.latency`.
 
-    def times(self, cache: str, buckets: Sequence[int]) -> None:
-        """Count so many requests, by how they were answered, in each bucket of `core.latency`."""
-        row, first = self._now(), _TIMES[cache]
-        for index, n in enumerate(buckets, start=first):
-            row[index] += n
+        `body_bytes` is what their bodies came to together.
+        """
+        column, theirs, first = _ANSWERED[cache]
+        self._add(n, column, theirs, team, body_bytes)
+        for index, count in enumerate(seconds, start=first):
+            self._row[index] += count
+        if aoi_id is not None:
+            self._aois.add(aoi_id, n)
 
     def snapshot(self, configuration: Configuration, life: Any) -> Snapshot:
         """What was counted so far, and how things stand."""
@@ -129,25 +129,36 @@ class Status:
 
     def _now(self) -> list[int]:
         """The row that is counted in."""
-        if int(self._clock.monotonic() / columns.STEP_SECONDS) > self._slot:
+        if self._monotonic() >= self._until:
             self._turn()
         return self._row
 
     def _turn(self) -> None:
-        self._slot = slot = int(self._clock.monotonic() / columns.STEP_SECONDS)
+        slot = int(self._monotonic() / columns.STEP_SECONDS)
+        self._until = (slot + 1) * columns.STEP_SECONDS
         self._row = self._rolling.at(slot)
+        self._team_slot = slot // _SLOTS_PER_TEAM_SLOT
         for team in self._teams.values():
-            team.now[0] = team.rolling.at(slot // _SLOTS_PER_TEAM_SLOT)
+            team.row = team.rolling.at(self._team_slot)
         half = slot // _HALF_SLOTS
         if half > self._half:
             self._aois_before = self._aois.summary() if half == self._half + 1 else _NOBODY
             self._aois = SpaceSaving(columns.BUSIEST)
             self._half = half
 
-    def _team(self, name: str) -> _Team:
-        rolling = Rolling(columns.TEAM_SLOTS, columns.TEAM_WIDTH)
-        team = self._teams[name] = _Team(rolling, [rolling.at(self._slot // _SLOTS_PER_TEAM_SLOT)])
-        return team
+    def _add(self, n: int, column: int, theirs: int, team: str, body_bytes: int) -> None:
+        if self._monotonic() >= self._until:
+            self._turn()
+        row = self._row
+        row[column] += n
+        row[columns.BODY_BYTES] += body_bytes
+        known = self._teams.get(team)
+        if known is None:
+            known = self._teams[team] = _Team(self._team_slot)
+        row = known.row
+        row[_REQUESTS] += n
+        row[theirs] += n
+        row[_TEAM_BYTES] += body_bytes
 
     def _count(self, column: int, n: int = 1) -> None:
         self._now()[column] += n
@@ -159,18 +170,23 @@ class Status:
         self._state = msgspec.structs.replace(self._state, **changed)
 
     def _served(self, fact: facts.RequestServed) -> None:
-        if fact.route != "assets" or fact.method == "OPTIONS":
+        if fact.route != "assets":
             return
-        self.requests(
-            1, status=fact.status, cache=fact.cache, team=fact.team, aoi_id=fact.aoi_id, body_bytes=fact.body_bytes
-        )
-        if fact.cache:
-            self._row[_TIMES[fact.cache] + bisect_left(REQUEST_SECONDS, fact.duration)] += 1
+        cache = fact.cache
+        if cache:
+            column, theirs, first = _ANSWERED[cache]
+            self._add(1, column, theirs, fact.team, fact.body_bytes)
+            self._row[first + bisect_left(REQUEST_SECONDS, fact.duration)] += 1
+            if fact.aoi_id is not None:
+                self._aois.add(fact.aoi_id)
         elif fact.status >= 500:
-            now = self._clock.now()
+            self._add(1, _FAILED, _TEAM_FAILED, fact.team, fact.body_bytes)
             self._errors.append(
-                ErrorSeen(now, fact.status, fact.problem, fact.team, fact.aoi_id, fact.request_id)
-            )  # fmt: skip
+                ErrorSeen(self._clock.now(), fact.status, fact.problem, fact.team, fact.aoi_id, fact.request_id)
+            )
+        elif fact.status >= 400:  # a preflight is no request for a page
+            theirs = _TEAM_LIMITED if fact.status == 429 else _TEAM_REFUSED
+            self._add(1, _LEFT if fact.status == _CLIENT_LEFT else _REFUSED, theirs, fact.team, fact.body_bytes)
 
     def _looked_up(self, fact: facts.TierLookup) -> None:
         if fact.tier == "redis":
@@ -193,21 +209,3 @@ class Status:
     def _redis_answered(self, fact: facts.RedisCommand) -> None:
         self._count(columns.REDIS_ANSWERED if fact.result == "ok" else columns.REDIS_FAILED)
         self._time(columns.REDIS_TIMES, fact.duration)
-
-
-def _outcome(status: int, cache: str) -> int:
-    if cache:
-        return _COLUMN[cache]
-    if status >= 500:
-        return _FAILED
-    return _LEFT if status == _CLIENT_LEFT else _REFUSED
-
-
-def _team_column(column: int, status: int) -> int:
-    if column < len(columns.WITHOUT_VENDOR):
-        return _WITHOUT_VENDOR
-    if column < _FAILED:
-        return _FETCHED
-    if column == _FAILED:
-        return _TEAM_FAILED
-    return _TEAM_LIMITED if status == 429 else _TEAM_REFUSED

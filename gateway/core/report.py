@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from gateway.core import snapshot as columns
-from gateway.core.latency import BUCKETS, quantile
+from gateway.core.latency import BUCKETS, quantiles
 from gateway.core.rolling import added, total
 from gateway.core.snapshot import Counts, Snapshot
 from gateway.core.status_document import (
@@ -97,12 +97,11 @@ def _requests(row: Sequence[int], seconds: float) -> Requests:
 
 def _latency(row: Sequence[int], first: int) -> Latency:
     counts = row[first : first + BUCKETS]
-    return Latency(sum(counts), *(_quantile(counts, share) for share in (0.5, 0.9, 0.99)))
+    return Latency(sum(counts), *_quantiles(counts, (0.5, 0.9, 0.99)))
 
 
-def _quantile(counts: Sequence[int], share: float) -> float | None:
-    found = quantile(counts, share)
-    return None if found is None else round(found, 6)
+def _quantiles(counts: Sequence[int], shares: Sequence[float]) -> list[float | None]:
+    return [None if found is None else round(found, 6) for found in quantiles(counts, shares)]
 
 
 def _vendor(snapshot: Snapshot, recent: Sequence[int], ever: Sequence[int]) -> Vendor:
@@ -158,15 +157,20 @@ def _redis(snapshot: Snapshot, recent: Sequence[int]) -> Redis:
 
 def _teams(snapshot: Snapshot) -> list[TeamUse]:
     """Those who asked most of late, or ever."""
-    oldest = int(snapshot.taken / columns.TEAM_STEP_SECONDS) - int(RECENT_SECONDS / columns.TEAM_STEP_SECONDS)
     found = []
     for name, counts in snapshot.teams.items():
-        recent = total((row for slot, row in counts.rows.items() if slot >= oldest), columns.TEAM_WIDTH)
-        ever = added(counts.past, total(counts.rows.values(), columns.TEAM_WIDTH))
-        used = dict(zip(columns.TEAM_COLUMNS, recent, strict=True))
-        totals = {"requests_total": ever[0], "limited_total": ever[columns.TEAM_COLUMNS.index("limited")]}
-        found.append(TeamUse(name, **used, **totals))
-    return sorted(found, key=lambda team: (-team.requests, -team.requests_total, team.name))[:_TEAMS]
+        recent = total(counts.rows.values(), columns.TEAM_WIDTH)
+        ever = added(counts.past, recent)
+        found.append((-recent[0], -ever[0], name, recent, ever))
+    return [_use(name, recent, ever) for _, _, name, recent, ever in sorted(found)[:_TEAMS]]
+
+
+def _use(name: str, recent: list[int], ever: list[int]) -> TeamUse:
+    requests, without_vendor, fetched, limited, refused, failed, body_bytes = recent
+    return TeamUse(
+        name, requests, without_vendor, fetched, limited, refused, failed, body_bytes,
+        requests_total=ever[0], limited_total=ever[columns.TEAM_COLUMNS.index("limited")],
+    )  # fmt: skip
 
 
 def _series(snapshot: Snapshot, newest: int) -> Series:
@@ -175,20 +179,20 @@ def _series(snapshot: Snapshot, newest: int) -> Series:
     slots = range(newest - columns.SLOTS + 1, newest)
     nothing = [0] * columns.WIDTH
     shown = [rows.get(slot, nothing) for slot in slots]
-
-    def quantiles(first: int, share: float) -> list[float | None]:
-        return [None if row is nothing else _quantile(row[first : first + BUCKETS], share) for row in shown]
-
+    hits, misses = (
+        [_quantiles(row[first : first + BUCKETS], (0.5, 0.99)) for row in shown]
+        for first in (columns.HIT_TIMES, columns.MISS_TIMES)
+    )
     return Series(
         start=round(snapshot.now - (snapshot.taken - slots[0] * columns.STEP_SECONDS), 3),
         step=columns.STEP_SECONDS,
         requests=[sum(row[: len(columns.OUTCOMES)]) for row in shown],
         without_vendor=[_without_vendor(row) for row in shown],
         failed=[row[columns.OUTCOMES.index("failed")] for row in shown],
-        hits_p50=quantiles(columns.HIT_TIMES, 0.5),
-        hits_p99=quantiles(columns.HIT_TIMES, 0.99),
-        misses_p50=quantiles(columns.MISS_TIMES, 0.5),
-        misses_p99=quantiles(columns.MISS_TIMES, 0.99),
+        hits_p50=[p50 for p50, _ in hits],
+        hits_p99=[p99 for _, p99 in hits],
+        misses_p50=[p50 for p50, _ in misses],
+        misses_p99=[p99 for _, p99 in misses],
     )
 
 

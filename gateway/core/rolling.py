@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import add
 
 Rows = dict[int, list[int]]
 
@@ -53,13 +54,13 @@ class Rolling:
 
 def added(one: list[int], other: list[int]) -> list[int]:
     """The sum of two rows, count by count."""
-    return [left + right for left, right in zip(one, other, strict=True)]
+    return list(map(add, one, other))
 
 
 def total(rows: Iterable[list[int]], width: int) -> list[int]:
     """The sum of rows of this width."""
     several = list(rows)
-    return [sum(column) for column in zip(*several, strict=True)] if several else [0] * width
+    return list(map(sum, zip(*several, strict=True))) if several else [0] * width
 
 
 def merged(one: tuple[Rows, list[int]], other: tuple[Rows, list[int]], oldest: int) -> tuple[Rows, list[int]]:

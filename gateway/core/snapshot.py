@@ -19,8 +19,9 @@ from gateway.core.space_saving import Summary
 STEP_SECONDS = 5.0
 SLOTS = 181
 """A quarter of an hour, and the slot that has just begun."""
-TEAM_STEP_SECONDS = 30.0
-TEAM_SLOTS = 11
+TEAM_STEP_SECONDS = 60.0
+TEAM_SLOTS = 6
+"""Five minutes, and the one that has just begun."""
 BUSIEST = 200
 """AOIs that are counted at once, for each of the two halves of the time that is looked at."""
 ERRORS = 20
@@ -150,17 +151,13 @@ def decode(data: bytes) -> Snapshot:
     return _DECODER.decode(data)
 
 
-def merged(snapshots: list[Snapshot]) -> Snapshot:
-    """Those of several processes as one; there is at least one."""
-    return reduce(_both, snapshots)
-
-
 def lasting(snapshot: Snapshot) -> Snapshot:
     """What remains of a process that has ended: what it counted, and no state."""
     return msgspec.structs.replace(snapshot, state=State(), workers=0)
 
 
-def _both(one: Snapshot, other: Snapshot) -> Snapshot:
+def merged(one: Snapshot, other: Snapshot) -> Snapshot:
+    """Those of two processes as one."""
     newer, older = (one, other) if one.taken >= other.taken else (other, one)
     # Of a process that has ended nothing stands any more.
     living = [each for each in (newer, older) if each.workers] or [newer]

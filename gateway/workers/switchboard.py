@@ -117,7 +117,7 @@ class Switchboard:
         if line.snapshot:
             left = snapshot.lasting(snapshot.decode(line.snapshot))
             before = self._ended_snapshot
-            self._ended_snapshot = left if before is None else snapshot.merged([before, left])
+            self._ended_snapshot = left if before is None else snapshot.merged(before, left)
         self._rounds = {number: one for number, one in self._rounds.items() if one.asker is not line}
 
     def expire(self) -> None:
