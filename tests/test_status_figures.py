@@ -168,6 +168,18 @@ def test_a_refused_key_is_the_verdict_until_one_is_taken(process: Process) -> No
     assert judged() == ["requests_failed"]
 
 
+def test_a_process_is_overworked_when_it_is_late_again_and_again(process: Process) -> None:
+    process.tell(*[facts.LoopLag(0.001)] * 18, facts.LoopLag(2.0))
+    assert process.report().verdict.findings == []
+    process.tell(facts.LoopLag(0.001))
+    assert process.report().verdict.findings == []
+    process.tell(*[facts.LoopLag(0.4)] * 3)
+    [finding] = process.report().verdict.findings
+    assert (finding.code, process.report().process.loop_lag.count) == ("overworked", 23)
+    process.clock.passed += 66
+    assert process.report().verdict.findings == []
+
+
 def test_errors_and_aois_are_bounded_and_the_latest_come_first(process: Process) -> None:
     for number in range(1000):
         process.tell(served(500, request_id=f"id-{number}"), served(cache="hit", aoi_id=f"aoi-{number}"))

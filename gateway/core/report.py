@@ -30,6 +30,7 @@ _RECENT = int(RECENT_SECONDS / columns.STEP_SECONDS)
 _MINUTE = int(60 / columns.STEP_SECONDS)
 # A refused key that no accepted one followed is tried once in 10 s while anybody asks.
 _KEY_SECONDS = 60.0
+_FEWEST_LAGS = 20
 _TEAMS = 50
 _AOIS = 10
 
@@ -217,9 +218,15 @@ def _vitals(snapshot: Snapshot, recent: Sequence[int], minute: Sequence[int]) ->
         redis_down=state.redis and state.redis_up is False,
         reload_refused=last.why or "see the log" if last is not None and not last.successful else None,
         workers_agree=configuration.workers_agree,
-        lag=_latency(minute, columns.LAG_TIMES).p99,
+        lag=_lag(minute),
         log_dropped=minute[columns.LOG_DROPPED],
     )
+
+
+def _lag(minute: Sequence[int]) -> float | None:
+    """How late a tenth of the timers were: a single one that was late tells of a hiccup, and not of too much work."""
+    lags = _latency(minute, columns.LAG_TIMES)
+    return lags.p90 if lags.count >= _FEWEST_LAGS else None
 
 
 def _key(snapshot: Snapshot) -> Literal["fine", "refused", "sometimes refused"]:

@@ -45,7 +45,7 @@ class Vitals(msgspec.Struct, frozen=True, kw_only=True):
     redis_down: bool = False
     reload_refused: str | None = None
     workers_agree: bool = True
-    lag: float | None = None
+    lag: float | None = None  # what a tenth of all timers was late by
     log_dropped: int = 0
 
 

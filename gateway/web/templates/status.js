@@ -40,8 +40,8 @@
     const told = JSON.stringify(view.findings), list = at("findings");
     if (list.dataset.told === told) return;
     list.dataset.told = told;
-    list.replaceChildren(...view.findings.map((finding) => {
-      const item = cell("li", `${finding.what}. ${finding.advice}`);
+    list.replaceChildren(...view.findings.map((finding, index) => {
+      const item = cell("li", `${index ? `${finding.what}. ` : ""}${finding.advice}`);  // the verdict says what the first one is
       item.className = finding.level;
       return item;
     }));
@@ -90,8 +90,9 @@
     drawn.set(id, new uPlot({
       width: Math.max(200, place.clientWidth), height: 170,
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
+      cursor: { drag: { x: false, y: false } },
       scales: { y: { range: chart.range ?? ((_, low, high) => [0, high > 0 ? high * 1.1 : 1]) } },
-      axes: [axis, { ...axis, size: 56 }],
+      axes: [{ ...axis, size: 32, values: (_, moments) => moments.map((seconds) => new Date(seconds * 1000).toISOString().slice(11, 16)) }, { ...axis, size: 56 }],
       series: [
         { label: "UTC", value: "{HH}:{mm}:{ss}" },
         ...chart.lines.map((label, index) => ({ label, value, stroke: colours[index], width: 2, dash: index ? [6, 3 * index] : [], points: { show: true, size: 3 } })),
