@@ -30,7 +30,7 @@ from gateway.keys import KeyRing
 from gateway.logs import LineWriter
 from gateway.metrics import Metrics
 from gateway.reload import Reloads
-from gateway.settings import Settings
+from gateway.settings import NO_FILE, Settings
 from gateway.status import Status
 from gateway.stores.base import Store
 from gateway.stores.budgets import SharedBudgets
@@ -81,6 +81,7 @@ class Gateway:
         writer: LineWriter,
         log_form: Literal["text", "json"],
         *,
+        source: str = NO_FILE,
         example_aoi: str | None = None,
         peers: Peers | None = None,
         clock: Clock | None = None,
@@ -123,8 +124,8 @@ class Gateway:
         self._status_pages = StatusPages(self._gathering.status, gethostname(), clock)
         self._client_router, self._ops_router = self._build_routers(example_aoi)
         self.reloads = Reloads(
-            settings, authenticators=self._authenticators, budgets=self._budgets, errands=self._errands, keys=keys,
-            clock=clock, observe=self._observe,
+            settings, source, authenticators=self._authenticators, budgets=self._budgets, errands=self._errands,
+            keys=keys, clock=clock, observe=self._observe,
         )  # fmt: skip
         self._listeners: list[Listener] = []
         self._tasks: list[asyncio.Task[None]] = []

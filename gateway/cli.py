@@ -55,7 +55,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     def loaded() -> Loaded:
         return load(file=getattr(arguments, "config", None), environ=os.environ, flags=flags)
 
-    return serve(loaded(), lambda: loaded().settings)
+    return serve(loaded(), loaded)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from gateway.core.teams import Roster
 from gateway.errands import Errands
 from gateway.key_files import follow, renew
 from gateway.keys import KeyRing, Slot
-from gateway.settings import ConfigurationError, Settings, digest, read_secret
+from gateway.settings import ConfigurationError, Loaded, Settings, digest, read_secret
 from gateway.web.auth import Authenticator
 
 # What a reload takes over; of anything else that has changed it says that a restart is needed.
@@ -33,11 +33,12 @@ _log = logging.getLogger("gateway")
 
 
 class Reloads:
-    """Takes configurations over for the parts of one gateway, `settings` being the one that it was built from."""
+    """Takes configurations over for the parts of one gateway, `settings` from `source` being what it was built from."""
 
     def __init__(
         self,
         settings: Settings,
+        source: str,
         *,
         authenticators: Sequence[Authenticator],
         budgets: Budgets,
@@ -54,7 +55,7 @@ class Reloads:
         self._clock = clock
         self._observe = observe
         self._following: list[asyncio.Task[None]] = []
-        self._configuration = Configuration(settings.source, clock.now(), digest(settings))
+        self._configuration = Configuration(source, clock.now(), digest(settings))
 
     @property
     def configuration(self) -> Configuration:
@@ -83,13 +84,14 @@ class Reloads:
             task.cancel()
         await asyncio.gather(*self._following, return_exceptions=True)
 
-    def reload(self, load: Callable[[], Settings]) -> None:
+    def reload(self, load: Callable[[], Loaded]) -> None:
         """Take over what `load` gives; if it raises ConfigurationError, tell of it and change nothing."""
         try:
-            settings = load()
+            loaded = load()
         except ConfigurationError as error:
             self._refused(str(error))
             return
+        settings = loaded.settings
         if settings.auth_mode != self._settings.auth_mode:
             self._refused("auth.mode is fixed at start: whether tokens are asked for takes a restart")
             return
@@ -97,7 +99,7 @@ class Reloads:
         self._settings = settings
         self._take_over(settings)
         now = self._clock.now()
-        self._configuration = Configuration(settings.source, now, digest(settings), Reload(now, successful=True))
+        self._configuration = Configuration(loaded.source, now, digest(settings), Reload(now, successful=True))
         self._observe(Reloaded(fine=True))
         _log.info("the configuration was reloaded")
         if later:

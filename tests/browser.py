@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pytest
 from harness import PATIENCE
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.support.wait import WebDriverWait
@@ -20,17 +17,6 @@ _FLAGS = (
     # Nothing is asked but the gateway.
     "--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-
-
-def tool(name: str) -> str:
-    """The path of a program that does not come from PyPI: without it the test is skipped, and in CI it fails."""
-    found = shutil.which(name)
-    if found is None:
-        reason = f"{name} is not installed"
-        if os.environ.get("NO_SKIPS"):
-            pytest.fail(f"{reason}, and here nothing is skipped")
-        pytest.skip(reason)
-    return found
 
 
 class Browser:
@@ -44,7 +30,7 @@ class Browser:
 
     def run(self, script: str, *arguments: object) -> Any:
         """What a script of this function body returns."""
-        return self._driver.execute_script(script, *arguments)  # type: ignore[no-untyped-call]
+        return self._driver.execute_script(script, *arguments)
 
     def text(self, name: str) -> str:
         return str(self.run("return document.getElementById(arguments[0]).textContent", name))

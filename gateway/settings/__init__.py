@@ -7,6 +7,7 @@ and defaults, are in `gateway.core.options`.
 from gateway.settings.digest import digest
 from gateway.settings.layers import Fault
 from gateway.settings.loading import (
+    NO_FILE,
     ConfigurationError,
     Loaded,
     Settings,
@@ -18,6 +19,7 @@ from gateway.settings.loading import (
 )
 
 __all__ = [
+    "NO_FILE",
     "ConfigurationError",
     "Fault",
     "Loaded",

@@ -76,19 +76,12 @@ class Settings(Section):
     """What is written to standard output."""
 
     _contents: dict[Key, SecretStr] = PrivateAttr(default_factory=dict)
-    _source: str = PrivateAttr(NO_FILE)
 
-    def with_contents(self, contents: Mapping[Key, SecretStr], source: str) -> Settings:
+    def with_contents(self, contents: Mapping[Key, SecretStr]) -> Settings:
         """The same settings with the contents of the secrets' files, by the key that names the file."""
         whole = self.model_copy()
         whole._contents = dict(contents)  # noqa: SLF001 - a copy of our own, before anybody has it
-        whole._source = source  # noqa: SLF001
         return whole
-
-    @property
-    def source(self) -> str:
-        """The path of the file that they are from, or that there was none."""
-        return self._source
 
     @property
     def auth_mode(self) -> Literal["tokens", "open"]:
@@ -166,8 +159,7 @@ def load(
 
     good = judge(whole, _KEYS)
     settings: Settings = _build(Settings, (), good, whole)
-    source = NO_FILE if path is None else str(path)
-    settings = settings.with_contents(dict(_secret_files(settings, whole)), source)
+    settings = settings.with_contents(dict(_secret_files(settings, whole)))
     url = settings.cache_url.get_secret_value()
     for finding in (*_keys_needed(settings, need_key=need_key), *crosscheck(settings, url)):
         used = finding.uses or (finding.at,)
@@ -175,7 +167,7 @@ def load(
             (whole.faults if finding.fatal else whole.warnings).append(whole.place(finding.at).fault(finding.what))
     if whole.faults:
         raise ConfigurationError(whole.faults)
-    return Loaded(settings, [str(warning) for warning in whole.warnings], source)
+    return Loaded(settings, [str(warning) for warning in whole.warnings], NO_FILE if path is None else str(path))
 
 
 def _read_file(path: Path | None) -> Layer:

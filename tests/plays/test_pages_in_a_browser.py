@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 from typing import Any
 
-from browser import Browser, browsing, tool
+from browser import Browser, browsing
 from harness import VENDOR_KEY, Play, playing
+from programs import tool
 
 from gateway.mock_vendor import MockVendor
 
