@@ -244,7 +244,8 @@ class Gateway:
         tokens = settings.auth_mode == "tokens"
         own_listener = settings.ops.port is not None
         local = is_loopback(settings.server.host)
-        pages = partial(Pages, document(rules, tokens=tokens), tokens=tokens, example_aoi=example_aoi)
+        described = document(rules, tokens=tokens, status=not own_listener)
+        pages = partial(Pages, described, tokens=tokens, example_aoi=example_aoi)
         operations = Operations(self._lifecycle, self._gathering.scrape).routes() | Admin(self._cache.purge).routes()
         operations |= self._status_pages.routes(guarded=not own_listener)
         if own_listener:
