@@ -75,6 +75,7 @@ def figures_move(browser: Browser, play: Play, ask: Any) -> None:
     # The step of time that was counted in has to be over before it is on a chart.
     browser.awaits(lambda: browser.run(PAINTED) == 4 and any(cell != "0" for cell in browser.run(MINUTES)))
     assert browser.run("return window.same")
+    assert len(set(browser.run(WIDTHS))) == 1
     assert browser.complaints() == []
 
 
@@ -91,6 +92,7 @@ PAINTED = f"""{PIXELS}
 const charts = [...document.querySelectorAll(".chart canvas")];
 return charts.filter((canvas) => pixels(canvas, canvas.width).some((value) => value > 0)).length;
 """
+WIDTHS = "return [...document.querySelectorAll('.chart canvas')].map(canvas => canvas.clientWidth)"
 MINUTES = "return [...document.getElementById('minutes').rows].map(row => row.cells[1].textContent)"
 
 

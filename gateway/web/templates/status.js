@@ -81,14 +81,15 @@
   const data = (chart, series) =>
     [series.requests.map((_, index) => series.start + (index + 1) * series.step), ...chart.data(series)];
 
+  const size = (place) => ({ width: Math.max(200, place.clientWidth), height: 170 });
+
   function draw(id, chart) {
     const place = at(id), colours = ["one", "two", "three"].map(colour), text = colour("text"), grid = colour("grid");
     const value = (_, number) => number === null || number === undefined ? "-" : `${number >= 100 ? number.toFixed(0) : number.toPrecision(3)}${chart.unit}`;
     const axis = { stroke: text, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1 } };
-    place.parentElement.hidden = false;
     drawn.get(id)?.destroy();
     drawn.set(id, new uPlot({
-      width: Math.max(200, place.clientWidth), height: 170,
+      ...size(place),
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
       cursor: { drag: { x: false, y: false } },
       scales: { y: { range: chart.range ?? ((_, low, high) => [0, high > 0 ? high * 1.1 : 1]) } },
@@ -101,15 +102,13 @@
   }
 
   const drawAll = () => { for (const [id, chart] of Object.entries(CHARTS)) draw(id, chart); };
+  for (const id of Object.keys(CHARTS)) at(id).parentElement.hidden = false;  // all of them, as they share the width
   drawAll();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-  let resizing = 0;
-  addEventListener("resize", () => {
-    cancelAnimationFrame(resizing);
-    resizing = requestAnimationFrame(() => {
-      for (const [id, chart] of drawn) chart.setSize({ width: Math.max(200, at(id).clientWidth), height: 170 });
-    });
-  });
+  const resized = new ResizeObserver((places) => requestAnimationFrame(() => {
+    for (const { target } of places) drawn.get(target.id).setSize(size(target));
+  }));
+  for (const id of drawn.keys()) resized.observe(at(id));
 
   // --- the stream
 
