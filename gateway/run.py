@@ -217,7 +217,7 @@ async def _mock_vendor(port: int, key: str | None, aois: int, seed: int) -> int:
 
 def _invitation(gateway: str, vendor: str, aoi_id: str) -> str:
     return (
-        f"\n  Gateway          {gateway}/    (docs: {gateway}/docs, metrics: {gateway}/metrics)\n"
+        f"\n  Gateway          {gateway}/    (docs: {gateway}/docs, status: {gateway}/status)\n"
         f"  Stand-in vendor  {vendor}/    (it wants a key, which the gateway holds)\n\n"
         f"Try this twice, and compare Cache-Status:\n\n"
         f"  curl -i '{gateway}/v0/aois/{aoi_id}/assets?offset=0&limit=10'\n\n"
