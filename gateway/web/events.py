@@ -23,7 +23,12 @@ _SLOW_SECONDS = 10.0
 _RETRY_MILLISECONDS = 2000
 # The kernel would let a connection that nobody reads grow to megabytes.
 _SEND_BUFFER = 65_536
-_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Accel-Buffering": "no",  # nginx would hold events back
+}
 
 _log = logging.getLogger("gateway")
 

@@ -180,6 +180,8 @@ async def test_the_key_is_nowhere(vendor: MockVendor, real_redis: RealRedis) -> 
                 "/docs",
                 "/openapi.json",
                 "/metrics",
+                "/status",
+                "/status.json",
             ):
                 reply = await play.get(path, headers={"X-Request-Id": "id"})
                 seen += [reply.body, str(reply.headers).encode()]
