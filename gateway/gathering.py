@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from gateway import exposition
 from gateway.core import snapshot
-from gateway.core.snapshot import Configuration, Snapshot
+from gateway.core.snapshot import Configuration, Life, Snapshot
 from gateway.metrics import Metrics
 from gateway.status import Status
 from gateway.workers.peers import Peers
@@ -26,7 +26,7 @@ class Gathering:
         peers: Peers | None,
         *,
         configuration: Callable[[], Configuration],
-        life: Callable[[], str],
+        life: Callable[[], Life],
     ) -> None:
         self._metrics = metrics
         self._status = status

@@ -19,7 +19,7 @@ from gateway.core import facts
 from gateway.core import snapshot as columns
 from gateway.core.latency import REQUEST_SECONDS
 from gateway.core.rolling import Rolling
-from gateway.core.snapshot import Configuration, Counts, ErrorSeen, Snapshot, State, VendorFailure
+from gateway.core.snapshot import Configuration, Counts, ErrorSeen, Life, Snapshot, State, VendorFailure
 from gateway.core.space_saving import SpaceSaving, Summary, merged
 
 _COLUMN = {name: column for column, name in enumerate(columns.OUTCOMES)}
@@ -111,7 +111,7 @@ class Status:
         if aoi_id is not None:
             self._aois.add(aoi_id, n)
 
-    def snapshot(self, configuration: Configuration, life: Any) -> Snapshot:
+    def snapshot(self, configuration: Configuration, life: Life) -> Snapshot:
         """What was counted so far, and how things stand."""
         self._now()
         busiest = self._aois.summary()

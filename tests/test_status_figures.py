@@ -10,7 +10,7 @@ import pytest
 from gateway.core import facts, snapshot
 from gateway.core.latency import BUCKETS
 from gateway.core.report import report
-from gateway.core.snapshot import Configuration, Reload, Snapshot, State
+from gateway.core.snapshot import Configuration, Life, Reload, Snapshot, State
 from gateway.core.status_document import Report
 from gateway.status import Status
 from gateway.web.status_view import view_of
@@ -49,7 +49,7 @@ class Process(NamedTuple):
         for fact in told:
             self.status.observe(fact)
 
-    def snapshot(self, configuration: Configuration = LIVE, life: str = "ready") -> Snapshot:
+    def snapshot(self, configuration: Configuration = LIVE, life: Life = "ready") -> Snapshot:
         return self.status.snapshot(configuration, life)
 
     def report(self) -> Report:

@@ -47,9 +47,12 @@ WIDTH = LAG_TIMES + BUCKETS
 TEAM_COLUMNS = ("requests", "without_vendor", "fetched", "limited", "refused", "failed", "bytes")
 TEAM_WIDTH = len(TEAM_COLUMNS)
 
+Life = Literal["starting", "ready", "leaving", "draining"]
+"""Where in its life a process is; `leaving` if it goes alone, while others serve on."""
+
 _SEVERITY: dict[BreakerState, int] = {"closed": 0, "half_open": 1, "open": 2}
 # Of one worker that goes alone, or has just come, the others know nothing; all drain together.
-_LIFE = ("draining", "ready", "starting", "leaving")
+_LIFE: tuple[Life, ...] = ("draining", "ready", "starting", "leaving")
 
 
 class Counts(msgspec.Struct, array_like=True, frozen=True):
@@ -102,7 +105,7 @@ class Configuration(msgspec.Struct, frozen=True):
 class State(msgspec.Struct, frozen=True):
     """How things stand. Times are Unix time in seconds; None is not known, or has not happened."""
 
-    life: Literal["starting", "ready", "leaving", "draining"] = "ready"
+    life: Life = "ready"
     breaker: BreakerState = "closed"
     calls_in_flight: int = 0
     calls_queued: int = 0

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from gateway.core.breaker import BreakerState
-from gateway.core.snapshot import Configuration, ErrorSeen, VendorFailure
+from gateway.core.snapshot import Configuration, ErrorSeen, Life, VendorFailure
 from gateway.core.verdict import Verdict
 
 
@@ -21,7 +21,7 @@ class Instance(msgspec.Struct, frozen=True):
     name: str
     version: str
     workers: int
-    life: Literal["starting", "ready", "leaving", "draining"]
+    life: Life
     time: float
     started_at: float
 
