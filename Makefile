@@ -26,8 +26,8 @@ check: $(VENV)/.development ## Format, lint and types.
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy --num-workers 2
 
-bench: $(VENV)/.development ## Measure: vendor calls, windows, faults, freshness, eviction, memory (some minutes).
-	@for name in stampede windows faults freshness eviction memory; do \
+bench: $(VENV)/.development ## Measure: vendor calls, faults, freshness, memory, and costs beside nginx's (some 20 minutes).
+	@for name in stampede windows faults freshness eviction memory hits growth starting scraping; do \
 		echo; echo "== $$name"; $(BIN)/python tests/bench/$$name.py || exit 1; done
 
 soak: $(VENV)/.development ## Minutes of random faults: wrong bodies, unexplained errors, memory (SOAK_SECONDS=180).

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
-from gateway.budgets import Budgets
+from gateway.backing import Backing, around_redis, in_memory
 from gateway.cache import Cache
 from gateway.clock import Clock, SystemClock
 from gateway.core.facts import KeyLoaded, LoopLag
@@ -22,8 +22,6 @@ from gateway.core.query import QueryRules, key_scope
 from gateway.core.snapshot import State
 from gateway.core.teams import Roster
 from gateway.errands import Errands
-from gateway.flights.lease import Alone, Leases, Turns
-from gateway.gate import Gate, NoReplicas
 from gateway.gathering import Gathering
 from gateway.journal import Journal
 from gateway.keys import KeyRing
@@ -32,15 +30,6 @@ from gateway.metrics import Metrics
 from gateway.reload import Reloads
 from gateway.settings import NO_FILE, Settings
 from gateway.status import Status
-from gateway.stores.base import Store
-from gateway.stores.budgets import SharedBudgets
-from gateway.stores.memory import MemoryStore, Shelves
-from gateway.stores.redis import RedisStore
-from gateway.stores.redis_calls import RedisCalls
-from gateway.stores.redis_client import Connections, connect
-from gateway.stores.shared import SharedPause
-from gateway.stores.tiered import TieredStore
-from gateway.stores.word import WordOfRedis
 from gateway.stretches import Stretches
 from gateway.tls import server_tls
 from gateway.upstream import Upstream
@@ -50,16 +39,19 @@ from gateway.web.assets import Assets
 from gateway.web.auth import Authenticator
 from gateway.web.cors import Cors
 from gateway.web.exchange import ClientNames
+from gateway.web.listener import Listener
 from gateway.web.openapi import document
 from gateway.web.operations import Operations
 from gateway.web.pages import Pages, StatusPlace
+from gateway.web.replay import Replays
 from gateway.web.router import Lifecycle, Route, Router
-from gateway.web.server import Listener
 from gateway.web.status import StatusPages
 from gateway.windows import Windows
 from gateway.workers.peers import Peers
 
 _LAG_SECONDS = 0.5
+# Of `cache.memory_max_bytes`: what is remembered of requests, and what is left for pages.
+_REPLAYS_SHARE = 1 / 8
 
 _log = logging.getLogger("gateway")
 
@@ -92,40 +84,40 @@ class Gateway:
         self._peers = peers
         self._clock = clock = clock or SystemClock()
         self._metrics = Metrics(CollectorRegistry(), settings.teams)
-        self._status = Status(clock, _fixed(settings))
+        self._status = Status(clock, self._fixed())
         self._sinks: list[Callable[[NamedTuple], None]] = [
             self._metrics.observe, self._status.observe, Journal(clock).observe,
         ]  # fmt: skip
-        if settings.log.access:
-            self._sinks.append(AccessLog(writer, log_form, clock).observe)
+        self._access_log = AccessLog(writer, log_form, clock) if settings.log.access else None
+        if self._access_log is not None:
+            self._sinks.append(self._access_log.observe)
         writer.subscribe(self._observe)
         self._lifecycle = Lifecycle()
-        self._listening: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._scope = key_scope(settings.upstream.base_url, settings.upstream.account)
-        self._store, turns, self._gate, self._budgets = self._build_store()
+        self._backing = backing = self._build_backing()
+        self._store, self._gate, self._budgets = backing.store, backing.gate, backing.budgets
         self._upstream = Upstream(
             settings.upstream, keys, self._gate, clock=clock, chance=chance, observe=self._observe
         )
+        self._limits = Limits()
+        self._errands = self._build_errands(chance)
+        self._cache = self._build_cache()
+        self._authenticators: list[Authenticator] = []
+        self._replays = self._build_replays()
         self._gathering = Gathering(
-            self._metrics, self._status, peers,
+            self._metrics, self._status, peers, tell=self._replays.tell,
             configuration=lambda: self.reloads.configuration, life=lambda: self._lifecycle.state,
         )  # fmt: skip
         if peers is not None:
             peers.take_part(
-                numbers=self._gathering.numbers,
-                snapshot=self._gathering.snapshot,
-                # Where there is Redis, it is Redis that tells everybody.
-                purge=self._store.purge_here if isinstance(self._store, MemoryStore) else lambda _: None,
-            )
-        self._limits = Limits()
-        self._errands = self._build_errands(turns, chance)
-        self._cache = self._build_cache(turns)
-        self._authenticators: list[Authenticator] = []
+                tell=self._replays.tell, numbers=self._gathering.numbers, snapshot=self._gathering.snapshot,
+                purge=backing.purge_here,
+            )  # fmt: skip
         self._status_pages = StatusPages(self._gathering.status, gethostname(), clock)
         self._client_router, self._ops_router = self._build_routers(example_aoi)
         self.reloads = Reloads(
-            settings, source, authenticators=self._authenticators, budgets=self._budgets, errands=self._errands,
-            keys=keys, clock=clock, observe=self._observe,
+            settings, source, authenticators=self._authenticators, budgets=self._budgets, replays=self._replays,
+            errands=self._errands, keys=keys, clock=clock, observe=self._observe,
         )  # fmt: skip
         self._listeners: list[Listener] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -138,12 +130,15 @@ class Gateway:
         # The whole of a request's vendor time, and as much again for a slow reader of its answer.
         longest = self._settings.upstream.deadline + 15.0
         connections = self._settings.server.max_connections
-        self._listeners.append(Listener(self._client_router, sockets.client, tls, connections, longest))
+        self._listeners.append(
+            Listener(self._client_router, sockets.client, tls, connections, longest, replays=self._replays)
+        )
         if sockets.ops is not None and self._ops_router is not None:
             self._listeners.append(Listener(self._ops_router, sockets.ops, None, connections, longest))
-        if self._listening is not None:
-            self._run(self._listening())
+        if self._backing.listening is not None:
+            self._run(self._backing.listening())
         self._run(self._measure_lag())
+        self._run(self._replays.run())
         self.reloads.follow_key_files()
         for listener in self._listeners:
             await listener.start()
@@ -152,6 +147,7 @@ class Gateway:
     def unready(self) -> None:
         """Tell those who ask that requests should go elsewhere."""
         self._lifecycle.state = "draining"
+        self._replays.close()
 
     async def stop(self, *, drain: bool = True, alone: bool = False) -> None:
         """End without losing a request: unready at once, closing connections for `server.drain`, then no more.
@@ -160,6 +156,7 @@ class Gateway:
         """
         if self._lifecycle.state != "draining":
             self._lifecycle.state = "leaving" if alone else "draining"
+        self._replays.close()
         if drain:
             await asyncio.sleep(self._settings.server.drain)
         last = self._lifecycle.state == "draining"
@@ -181,34 +178,38 @@ class Gateway:
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))
 
-    def _build_store(self) -> tuple[Store, Turns, Gate, Budgets]:
-        options = self._settings.cache
-        clock, observe = self._clock, self._observe
-        if not self._settings.uses_redis:
-            gate = Gate(self._settings.upstream, NoReplicas(), clock=clock, observe=observe)
-            others = None if self._peers is None else self._peers.purge
-            alone = MemoryStore(options.memory_max_bytes, clock, observe, others)
-            return alone, Alone(clock), gate, Budgets(self._settings.teams, None, clock, observe)
-        connections = Connections()
-        client = connect(self._settings.cache_url.get_secret_value(), options.redis_timeout, connections)
-        calls = RedisCalls(client, timeout=options.redis_timeout, clock=clock, observe=observe)
-        far = RedisStore(calls, connections, prefix=options.key_prefix, clock=clock, observe=observe)
-        word = WordOfRedis(calls, far, clock)
-        near = Shelves(options.memory_max_bytes, observe)
-        store = TieredStore(near, far, word, max_age=options.memory_max_age, clock=clock, observe=observe)
-        leases = Leases(calls.run, prefix=far.prefix, clock=clock)
-        pause = SharedPause(calls, prefix=far.prefix, scope=self._scope, clock=clock)
-        gate = Gate(self._settings.upstream, pause, clock=clock, observe=observe)
-        pause.listener = gate.hear
-        listeners = {far.channel: store.hear, leases.channel: leases.hear, pause.channel: pause.hear}
-        self._listening = partial(word.run, listeners, store.upset, pause.look)
-        budgets = Budgets(self._settings.teams, SharedBudgets(calls, prefix=far.prefix), clock, observe)
-        return store, leases, gate, budgets
+    @property
+    def _memory_for_pages(self) -> int:
+        """What remembers requests has its share of it."""
+        settings = self._settings
+        return int(settings.cache.memory_max_bytes * (1 - _REPLAYS_SHARE * settings.server.replay))
 
-    def _build_errands(self, turns: Turns, chance: Callable[[], float]) -> Errands:
+    def _fixed(self) -> State:
+        """What the status page tells that stays as it is."""
+        return State(
+            redis=self._settings.uses_redis,
+            most_in_flight=self._settings.upstream.max_concurrency,
+            most_queued=self._settings.upstream.max_queue,
+            most_size=self._memory_for_pages,
+        )
+
+    def _build_backing(self) -> Backing:
+        settings, clock, observe = self._settings, self._clock, self._observe
+        memory = self._memory_for_pages
+        if not settings.uses_redis:
+            others = None if self._peers is None else self._peers.purge
+            return in_memory(
+                memory, settings.upstream, settings.teams, purge_others=others, clock=clock, observe=observe
+            )
+        return around_redis(
+            settings.cache_url.get_secret_value(), memory, settings.cache, settings.upstream, settings.teams,
+            scope=self._scope, clock=clock, observe=observe,
+        )  # fmt: skip
+
+    def _build_errands(self, chance: Callable[[], float]) -> Errands:
         return Errands(
             store=self._store,
-            turns=turns,
+            turns=self._backing.turns,
             fetch=self._upstream.fetch,
             check=self._upstream.check,
             charge=self._budgets.miss,
@@ -220,7 +221,7 @@ class Gateway:
             observe=self._observe,
         )
 
-    def _build_cache(self, turns: Turns) -> Cache:
+    def _build_cache(self) -> Cache:
         upstream, cache = self._settings.upstream, self._settings.cache
         clock, observe = self._clock, self._observe
         windows = Windows(self._store, self._limits, scope=self._scope, clock=clock, observe=observe)
@@ -229,7 +230,7 @@ class Gateway:
             windows=windows,
             errands=self._errands,
             stretches=Stretches(cache.chunk, windows, self._errands, self._limits, clock=clock),
-            turns=turns,
+            turns=self._backing.turns,
             deadline=upstream.deadline,
             patience=upstream.patience,
             prefetch=cache.prefetch,
@@ -237,6 +238,21 @@ class Gateway:
             clock=clock,
             observe=observe,
         )
+
+    def _build_replays(self) -> Replays:
+        replays = Replays(
+            self._cache,
+            self._backing.seals,
+            max_bytes=int(self._settings.cache.memory_max_bytes * _REPLAYS_SHARE),
+            taker=self._budgets.taker,
+            clients=ClientNames(self._settings.server.trusted_proxies),
+            log=self._access_log,
+            clock=self._clock,
+            observe=self._observe,
+        )
+        if not self._settings.server.replay:
+            replays.close()
+        return replays
 
     def _build_routers(self, example_aoi: str | None) -> tuple[Router, Router | None]:
         settings = self._settings
@@ -278,13 +294,3 @@ class Gateway:
             expected = self._clock.monotonic() + _LAG_SECONDS
             await self._clock.sleep(_LAG_SECONDS)
             self._observe(LoopLag(max(0.0, self._clock.monotonic() - expected)))
-
-
-def _fixed(settings: Settings) -> State:
-    """What the status page tells that stays as it is."""
-    return State(
-        redis=settings.uses_redis,
-        most_in_flight=settings.upstream.max_concurrency,
-        most_queued=settings.upstream.max_queue,
-        most_size=settings.cache.memory_max_bytes,
-    )

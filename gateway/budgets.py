@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
@@ -90,6 +90,14 @@ class Budgets:
         budget = self._requests.get(team)
         if budget is not None:
             self._judge(team, "requests", budget.allowance, budget.take())
+
+    def taker(self, team: str) -> Callable[[], float | None] | None:
+        """What counts a request of a team until the next `adopt`: None, or the seconds until there is one more.
+
+        None where requests are not counted.
+        """
+        budget = self._requests.get(team)
+        return None if budget is None else budget.take
 
     async def miss(self, team: str) -> None:
         """Count a request that is about to reach the vendor. Raises LimitReached."""

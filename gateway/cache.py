@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from gateway.clock import Clock
-from gateway.core.crawls import CRAWL_PAGES, Crawls
 from gateway.core.entry import Entry
 from gateway.core.errors import NotCached, UpstreamError, UpstreamRefusal, UpstreamTimeout
-from gateway.core.facts import CacheAnswered, CacheResult, Observe, Purged
+from gateway.core.facts import CacheAnswered, CacheResult, Observe, Purged, Tier
 from gateway.core.policy import Fetch, Serve, ServeAndRefresh
 from gateway.core.query import AssetsQuery
-from gateway.errands import Brought, Errand, Errands
+from gateway.errands import Brought, Errand, Errands, Unkept
 from gateway.flights.lease import Turns
+from gateway.prefetch import Prefetch
 from gateway.stores.base import Store
 from gateway.stretches import Stretches
 from gateway.windows import Found, Windows
@@ -46,13 +45,19 @@ NO_WISH = Wish()
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """Why the vendor was asked for this answer, and what came of it. `status` is None when nothing came in time."""
+    """Why the vendor was asked for this answer, and what came of it. `status` is None when nothing came in time.
+
+    `elsewhere` tells that another replica asked, `unkept` why the page was not stored, `error` what failed.
+    """
 
     reason: Reason
     status: int | None = None
     stored: bool = False
     collapsed: bool = False
     failed: bool = False
+    elsewhere: bool = False
+    unkept: Unkept | None = None
+    error: type[Exception] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,8 @@ class Answer:
     """What the client gets: an entry as it stood at `now` (Unix time), and how it came about.
 
     `window` tells that a hit was cut from other pages. `waited` is the time in seconds that this request waited for the
-    vendor, None when it did not.
+    vendor, None when it did not. `found` is what there was to decide about, `tier` where the entry was; `too_soon`
+    tells that a refresh was wished for and not granted.
     """
 
     entry: Entry
@@ -69,6 +75,9 @@ class Answer:
     forward: Forward | None = None
     waited: float | None = None
     window: bool = False
+    found: Found | None = None
+    tier: Tier = "memory"
+    too_soon: bool = False
 
 
 class Cache:
@@ -100,12 +109,9 @@ class Cache:
         self._turns = turns
         self._deadline = deadline
         self._patience = patience
-        self._prefetch = prefetch
-        self._idle = idle
         self._clock = clock
         self._observe = observe
-        self._crawls = Crawls()
-        self._ahead: set[asyncio.Task[None]] = set()
+        self.prefetch = Prefetch(windows, self._bring_ahead, pages=prefetch, idle=idle)
 
     async def answer(self, query: AssetsQuery, request_id: str, wish: Wish = NO_WISH, *, team: str = "") -> Answer:
         """Answer one query of a team.
@@ -117,9 +123,22 @@ class Cache:
         answer = await self._answer(query, request_id, wish, team)
         self._observe(CacheAnswered(answer.result))
         served_well = answer.result not in ("stale_if_error", "bypass") and answer.entry.status == 200
-        if self._prefetch and served_well and not wish.only_if_cached:
-            self._look_ahead(query, request_id, team)
+        if served_well and not wish.only_if_cached:
+            self.prefetch.note(query, request_id, team)
         return answer
+
+    def at_hand(self, query: AssetsQuery) -> Entry | None:
+        """What a request for this would be answered with now: fresh, and in this process; None if that takes asking."""
+        found = self._windows.at_hand(query)
+        return None if found is None else _old(found)
+
+    def used(self, query: AssetsQuery, entry: Entry) -> None:
+        """Count a use of an entry that answered this, where nobody has looked it up."""
+        self._windows.used(query, entry)
+
+    async def look(self, query: AssetsQuery) -> Found:
+        """What there is for a query now, for who asks why there was no answer."""
+        return await self._windows.find(query)
 
     async def purge(self, aoi_id: str | None) -> None:
         """End what is cached of an AOI, or (None) of all, for good. Raises StoreDown when Redis did not confirm it."""
@@ -128,23 +147,26 @@ class Cache:
 
     async def close(self) -> None:
         """End the fetches under way."""
-        for task in self._ahead:
-            task.cancel()
-        await asyncio.gather(*self._ahead, return_exceptions=True)
+        await self.prefetch.close()
         await self._errands.close()
 
     async def _answer(self, query: AssetsQuery, request_id: str, wish: Wish, team: str) -> Answer:
         found = await self._windows.find(query)
         forced = wish.refresh and not wish.only_if_cached
-        if forced and await self._may_force(query, found):
-            errand = replace(_errand(query, found, request_id), forced=True, team=team)
-            return await self._ask_vendor(errand, found, "request", fallback=_old(found) is not None)
+        if forced:
+            if await self._may_force(query, found):
+                errand = replace(_errand(query, found, request_id), forced=True, team=team)
+                return await self._ask_vendor(errand, found, "request", fallback=_old(found) is not None)
+            return replace(await self._decided(query, found, request_id, wish, team), too_soon=True)
+        return await self._decided(query, found, request_id, wish, team)
+
+    async def _decided(self, query: AssetsQuery, found: Found, request_id: str, wish: Wish, team: str) -> Answer:
         match found.decision:
             case Serve() as fresh:
-                return _hit(fresh, found.now, window=bool(found.sources))
+                return _hit(fresh, found.now, found, found.tier, window=bool(found.sources))
             case ServeAndRefresh(entry):
                 self._refresh(_errand(query, found, request_id), found)
-                return Answer(entry, "stale", found.now, window=bool(found.sources))
+                return Answer(entry, "stale", found.now, window=bool(found.sources), found=found, tier=found.tier)
             case Fetch() if wish.only_if_cached:
                 raise NotCached
             case Fetch(fallback, expired):
@@ -182,11 +204,11 @@ class Cache:
             status = error.status if isinstance(error, UpstreamError) else None
             waited = self._clock.monotonic() - began
             # Whatever was at hand when the wait began: it may have been purged meanwhile.
-            old = _old(await self._windows.find(errand.query)) if fallback else None
-            if old is not None:
-                return Answer(
-                    old, "stale_if_error", self._clock.now(), Forward(reason, status=status, failed=True), waited
-                )
+            left = await self._windows.find(errand.query) if fallback else None
+            if left is not None and (old := _old(left)) is not None:
+                forward = Forward(reason, status=status, failed=True, error=type(error))
+                now = self._clock.now()
+                return Answer(old, "stale_if_error", now, forward, waited, found=left, tier=left.tier)
             if isinstance(error, TimeoutError) and fallback:
                 # It ran out, or was purged, while we waited; what is left is to wait like everybody else.
                 return await self._ask_vendor(errand, found, reason, fallback=False)
@@ -197,36 +219,24 @@ class Cache:
             raise
         now, waited = self._clock.now(), self._clock.monotonic() - began
         if landed.asked == "nobody":
-            return _hit(Serve(landed.entry), now, window=landed.window)
-        forward = Forward(reason, landed.entry.status, landed.stored, collapsed or landed.asked == "elsewhere")
-        return Answer(landed.entry, _result(forward), now, forward, waited)
+            return _hit(Serve(landed.entry), now, found, landed.tier, window=landed.window)
+        elsewhere = landed.asked == "elsewhere"
+        forward = Forward(
+            reason,
+            landed.entry.status,
+            landed.stored,
+            collapsed or elsewhere,
+            elsewhere=elsewhere,
+            unkept=landed.unkept,
+        )
+        return Answer(landed.entry, _result(forward), now, forward, waited, found=found)
 
     async def _bring(self, errand: Errand, found: Found) -> Brought:
         """The page as it was asked for, or a window of stretches that the vendor is asked for instead."""
         return await self._stretches.bring(errand, found) or await self._errands.bring(errand)
 
-    def _look_ahead(self, query: AssetsQuery, request_id: str, team: str) -> None:
-        """Fetch the next pages for a client that crawls, if the vendor has nothing else to do for us."""
-        step = self._windows.step(query)
-        row = self._crawls.follow(team, query.window(0, 1), query.limit, query.offset, step)
-        if row < CRAWL_PAGES or not self._idle():
-            return
-        total = self._windows.total(query) or 0
-        ahead = (query.offset + step * number for number in range(1, self._prefetch + 1))
-        pages = [query.window(offset, query.limit) for offset in ahead if offset < total]
-        if pages:
-            task = asyncio.create_task(self._fetch_ahead(pages, request_id))
-            self._ahead.add(task)
-            task.add_done_callback(self._ahead.discard)
-
-    async def _fetch_ahead(self, pages: list[AssetsQuery], request_id: str) -> None:
-        with suppress(UpstreamError, UpstreamRefusal):  # it was told, and nobody waits for it
-            for query in pages:
-                if self._windows.has(query) or not self._idle():
-                    continue
-                found = await self._windows.find(query)
-                if isinstance(found.decision, Fetch):
-                    await self._bring(_errand(query, found, request_id), found)
+    async def _bring_ahead(self, query: AssetsQuery, found: Found, request_id: str) -> None:
+        await self._bring(_errand(query, found, request_id), found)
 
 
 def _errand(query: AssetsQuery, found: Found, request_id: str) -> Errand:
@@ -242,11 +252,11 @@ def _old(found: Found) -> Entry | None:
             return fallback
 
 
-def _hit(fresh: Serve, now: float, *, window: bool) -> Answer:
+def _hit(fresh: Serve, now: float, found: Found, tier: Tier, *, window: bool) -> Answer:
     """An answer without the vendor."""
     entry = fresh.entry
     result: CacheResult = "negative" if entry.status == 404 else "window" if window else "hit"
-    return Answer(entry, result, now, window=window)
+    return Answer(entry, result, now, window=window, found=found, tier=tier)
 
 
 def _result(forward: Forward) -> CacheResult:

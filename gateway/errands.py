@@ -23,7 +23,7 @@ from gateway.core.errors import (
     UpstreamRefusal,
     UpstreamTimeout,
 )
-from gateway.core.facts import GenerationEnded, Observe, UpstreamFellShort, VendorForbidsStoring
+from gateway.core.facts import GenerationEnded, Observe, Tier, UpstreamFellShort, VendorForbidsStoring
 from gateway.core.limits import Limits
 from gateway.core.options import Lifetimes
 from gateway.core.policy import Serve, decide
@@ -35,6 +35,10 @@ from gateway.stores.base import Store, filed, found_in
 # Fetch a page of the vendor: the query, the request id that the vendor is told, a deadline on the monotonic clock, and
 # the team that it is for, if any. Raises UpstreamError or UpstreamRefusal.
 FetchPage = Callable[[AssetsQuery, str, float, str | None], Awaitable[Fetched]]
+
+
+# Why a page was not stored: the vendor forbids it, a later fetch showed more, a purge came in between, Redis is away.
+Unkept = Literal["no-store", "older", "purged", "store-down"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,8 @@ class Landed:
     """What a flight brought: an entry, and whether the vendor was asked for it here, by another replica, or not at all.
 
     `stored` tells that others will be served with it too, `storable` that the vendor has nothing against that, and
-    `window` that it was cut from other pages.
+    `window` that it was cut from other pages. `unkept` names what kept it from being stored, `tier` is where it was
+    found if the vendor was not asked.
     """
 
     entry: Entry
@@ -71,6 +76,8 @@ class Landed:
     stored: bool = True
     storable: bool = True
     window: bool = False
+    unkept: Unkept | None = None
+    tier: Tier = "memory"
 
 
 class Brought(NamedTuple):
@@ -182,7 +189,7 @@ class Errands:
         newer = entry.started > errand.seen
         fresh = isinstance(decide(entry, self._clock.now()), Serve)
         if (fresh and not errand.forced) or (newer and waited):
-            return Landed(entry, "elsewhere" if waited else "nobody")
+            return Landed(entry, "elsewhere" if waited else "nobody", tier=shelf.tier)
         return None
 
     async def _fetched(self, errand: Errand, deadline: float) -> Landed:
@@ -197,14 +204,17 @@ class Errands:
             self._limits.learn(shown.limit, shown.printed, shown.end - shown.offset, shown.started)
         if not fetched.caching.storable:
             self._observe(VendorForbidsStoring())
-            return Landed(await self._named(errand, candidate), "here", stored=False, storable=False)
+            named = await self._named(errand, candidate)
+            return Landed(named, "here", stored=False, storable=False, unkept="no-store")
         try:
             kept = await self._store.keep(errand.address, candidate, errand.epoch)
         except StoreDown:
-            return Landed(await self._named(errand, candidate), "here", stored=False)
+            return Landed(await self._named(errand, candidate), "here", stored=False, unkept="store-down")
         if kept.ended:
             self._observe(GenerationEnded())
-        return Landed(kept.entry, "here", stored=kept.outcome == "kept")
+        if kept.outcome != "kept":
+            return Landed(kept.entry, "here", stored=False, unkept=kept.outcome)
+        return Landed(kept.entry, "here")
 
     async def _named(self, errand: Errand, candidate: Candidate) -> Entry:
         """The entry of a page that is not kept, named after the generation that it would belong to."""

@@ -16,7 +16,8 @@ from gateway.workers.peers import Peers
 class Gathering:
     """Metrics and the status page's figures; of the other workers too, where there are `peers`.
 
-    `configuration` and `life` tell which configuration is live, and where in its life the process is.
+    `tell` has that told which is counted first and told in bulk. `configuration` and `life` give which configuration is
+    live, and where in its life the process is.
     """
 
     def __init__(
@@ -25,12 +26,14 @@ class Gathering:
         status: Status,
         peers: Peers | None,
         *,
+        tell: Callable[[], None],
         configuration: Callable[[], Configuration],
         life: Callable[[], Life],
     ) -> None:
         self._metrics = metrics
         self._status = status
         self._peers = peers
+        self._tell = tell
         self._configuration = configuration
         self._life = life
 
@@ -44,6 +47,7 @@ class Gathering:
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:
         """The metrics of all for an Accept header: body and content type."""
+        self._tell()
         if self._peers is None:
             return exposition.rendered(self._metrics.numbers(), accept)
         # Numbers of many processes take their time, and the loop has none.
@@ -59,6 +63,7 @@ class Gathering:
         return whole
 
     def _mine(self) -> Snapshot:
+        self._tell()
         return self._status.snapshot(self._configuration(), self._life())
 
 

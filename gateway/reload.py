@@ -23,6 +23,7 @@ from gateway.key_files import follow, renew
 from gateway.keys import KeyRing, Slot
 from gateway.settings import ConfigurationError, Loaded, Settings, digest, read_secret
 from gateway.web.auth import Authenticator
+from gateway.web.replay import Replays
 
 # What a reload takes over; of anything else that has changed it says that a restart is needed.
 _AT_ONCE = ("teams.", "cache.lifetimes.", "upstream.api_key", "upstream.previous_api_key")
@@ -41,6 +42,7 @@ class Reloads:
         source: str,
         *,
         authenticators: Sequence[Authenticator],
+        replays: Replays,
         budgets: Budgets,
         errands: Errands,
         keys: KeyRing,
@@ -49,6 +51,7 @@ class Reloads:
     ) -> None:
         self._settings = settings
         self._authenticators = authenticators
+        self._replays = replays
         self._budgets = budgets
         self._errands = errands
         self._keys = keys
@@ -118,6 +121,7 @@ class Reloads:
         for authenticator in self._authenticators:
             authenticator.adopt(roster)
         self._budgets.adopt(settings.teams)
+        self._replays.forget()
         self._errands.lifetimes = settings.cache.lifetimes
         current, previous = settings.api_key, settings.previous_api_key
         if current is not None and self._keys.replace("current", current.get_secret_value()):

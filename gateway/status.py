@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,7 +17,7 @@ import msgspec
 from gateway.clock import Clock
 from gateway.core import facts
 from gateway.core import snapshot as columns
-from gateway.core.latency import REQUEST_SECONDS
+from gateway.core.facts import LATENCY_BOUNDS
 from gateway.core.rolling import Rolling
 from gateway.core.snapshot import Configuration, Counts, ErrorSeen, Life, Snapshot, State, VendorFailure
 from gateway.core.space_saving import SpaceSaving, Summary, merged
@@ -69,6 +69,8 @@ class Status:
         self._errors: deque[ErrorSeen] = deque(maxlen=columns.ERRORS)
         self._sinks: dict[type, Callable[[Any], None]] = {
             facts.RequestServed: self._served,
+            facts.RequestsReplayed: self._replayed,
+            facts.PageReplayed: self._page_replayed,
             facts.TierLookup: self._looked_up,
             facts.MemoryTierSize: lambda fact: self._stands(entries=fact.entries, size=fact.size),
             facts.Evicted: lambda fact: self._count(columns.EVICTIONS, fact.entries),
@@ -96,20 +98,6 @@ class Status:
         sink = self._sinks.get(type(fact))
         if sink is not None:
             sink(fact)
-
-    def answered(
-        self, n: int, seconds: Sequence[int], *, cache: str, team: str, aoi_id: str | None, body_bytes: int
-    ) -> None:
-        """Count n page requests that were all answered so; `seconds` are their latencies by bucket of `core.latency`.
-
-        `body_bytes` is what their bodies came to together.
-        """
-        column, theirs, first = _ANSWERED[cache]
-        self._add(n, column, theirs, team, body_bytes)
-        for index, count in enumerate(seconds, start=first):
-            self._row[index] += count
-        if aoi_id is not None:
-            self._aois.add(aoi_id, n)
 
     def snapshot(self, configuration: Configuration, life: Life) -> Snapshot:
         """What was counted so far, and how things stand."""
@@ -164,7 +152,7 @@ class Status:
         self._now()[column] += n
 
     def _time(self, first: int, seconds: float) -> None:
-        self._now()[first + bisect_left(REQUEST_SECONDS, seconds)] += 1
+        self._now()[first + bisect_left(LATENCY_BOUNDS, seconds)] += 1
 
     def _stands(self, **changed: Any) -> None:
         self._state = msgspec.structs.replace(self._state, **changed)
@@ -176,7 +164,7 @@ class Status:
         if cache:
             column, theirs, first = _ANSWERED[cache]
             self._add(1, column, theirs, fact.team, fact.body_bytes)
-            self._row[first + bisect_left(REQUEST_SECONDS, fact.duration)] += 1
+            self._row[first + bisect_left(LATENCY_BOUNDS, fact.duration)] += 1
             if fact.aoi_id is not None:
                 self._aois.add(fact.aoi_id)
         elif fact.status >= 500:
@@ -187,6 +175,16 @@ class Status:
         elif fact.status >= 400:  # a preflight is no request for a page
             theirs = _TEAM_LIMITED if fact.status == 429 else _TEAM_REFUSED
             self._add(1, _LEFT if fact.status == _CLIENT_LEFT else _REFUSED, theirs, fact.team, fact.body_bytes)
+
+    def _replayed(self, fact: facts.RequestsReplayed) -> None:
+        column, theirs, first = _ANSWERED[fact.cache]
+        self._add(fact.requests, column, theirs, fact.team, fact.body_bytes)
+        for index, count in enumerate(fact.buckets, start=first):
+            self._row[index] += count
+
+    def _page_replayed(self, fact: facts.PageReplayed) -> None:
+        self._now()
+        self._aois.add(fact.aoi_id, fact.requests)
 
     def _looked_up(self, fact: facts.TierLookup) -> None:
         if fact.tier == "redis":

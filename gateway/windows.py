@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from gateway.clock import Clock
 from gateway.core.directory import Directory, Sight
 from gateway.core.entry import Entry
 from gateway.core.errors import StoreDown
-from gateway.core.facts import Observe, TierLookup
+from gateway.core.facts import Observe, Tier, TierLookup
 from gateway.core.limits import Limits
 from gateway.core.policy import Decision, Fetch, Serve, ServeAndRefresh, decide
 from gateway.core.query import Address, AssetsQuery
@@ -28,7 +29,8 @@ class Found:
     """What there is for a query at `now` (Unix time), under its address and purge epoch, and what may be done with it.
 
     `seen` is when the fetch of the page itself began, minus infinity where there is none. `sources` are the pages that
-    the decision's entry was cut from, none where it is the page itself.
+    the decision's entry was cut from, none where it is the page itself. `tier` is where the entry was, `exact` the page
+    itself whatever its state, and `current` whether its generation is.
     """
 
     decision: Decision
@@ -38,6 +40,18 @@ class Found:
     directory: Directory | None
     seen: float
     sources: tuple[Sight, ...] = ()
+    tier: Tier = "memory"
+    exact: Entry | None = None
+    current: bool = True
+
+    @property
+    def lack(self) -> Literal["absent", "expired", "superseded"] | None:
+        """What is wrong with what there is; None where it may be served."""
+        if not isinstance(self.decision, Fetch):
+            return None
+        if not self.decision.expired:
+            return "absent"
+        return "expired" if self.current or self.exact is None else "superseded"
 
 
 class Windows:
@@ -65,16 +79,31 @@ class Windows:
         if shelf is None:
             shelf = await found_in(self._store, address)
         now = self._clock.now()
-        exact = decide(shelf.entry, now, current=shelf.current)
+        current = shelf.current
+        exact = decide(shelf.entry, now, current=current)
         seen = -math.inf if shelf.entry is None else shelf.entry.started
-        found = Found(exact, now, address, shelf.epoch, shelf.directory, seen)
+        found = Found(
+            exact, now, address, shelf.epoch, shelf.directory, seen, tier=shelf.tier, exact=shelf.entry, current=current
+        )
         planned = None if isinstance(exact, Serve) else self._plan(query, shelf.directory, now)
         if planned is None or _as_good(exact, planned.state):
             return found
-        entry = await self._window(query, address, planned, shelf)
+        entry, tier = await self._window(query, address, planned, shelf)
         if entry is None:
             return found
-        return replace(found, decision=_decision(planned.state, entry), sources=planned.pages)
+        return replace(found, decision=_decision(planned.state, entry), sources=planned.pages, tier=tier)
+
+    def at_hand(self, query: AssetsQuery) -> Found | None:
+        """What `find` would find, where that is fresh and in this process; None where it would have to ask."""
+        address = query.address(self._scope)
+        shelf = self._store.glance(address)
+        if shelf is None:
+            return None
+        now = self._clock.now()
+        exact = decide(shelf.entry, now, current=shelf.current)
+        if isinstance(exact, Serve):
+            return Found(exact, now, address, shelf.epoch, shelf.directory, exact.entry.started)
+        return self._from_memory(query, address, shelf)
 
     async def fetched(self, query: AssetsQuery, since: float, *, only: bool) -> tuple[Found, Entry | None]:
         """What there is after fetches that began at `since` (Unix time) or later: a window of their pages, if they do.
@@ -88,7 +117,7 @@ class Windows:
         planned = self._plan(query, shelf.directory, now, since=since, only=only)
         if planned is None or planned.state != "fresh":
             return found, None
-        return found, await self._window(query, address, planned, shelf)
+        return found, (await self._window(query, address, planned, shelf))[0]
 
     def has(self, query: AssetsQuery) -> bool | None:
         """Whether a query would be answered without the vendor, as far as this process knows (None: it does not).
@@ -117,6 +146,10 @@ class Windows:
     def address(self, query: AssetsQuery) -> Address:
         """Where the page of a query is kept."""
         return query.address(self._scope)
+
+    def used(self, query: AssetsQuery, entry: Entry) -> None:
+        """Count a use of an entry, and of its listing."""
+        self._store.use((entry.key, self.address(query).listing))
 
     def _from_memory(self, query: AssetsQuery, address: Address, shelf: Shelf) -> Found | None:
         """A fresh window whose pages are all in this process, unless a fresh page is known to be elsewhere."""
@@ -154,13 +187,16 @@ class Windows:
     def _pages(self, query: AssetsQuery, planned: Plan) -> list[str]:
         return [self.address(query.window(source.offset, source.limit)).page for source in planned.pages]
 
-    async def _window(self, query: AssetsQuery, address: Address, planned: Plan, shelf: Shelf) -> Entry | None:
+    async def _window(
+        self, query: AssetsQuery, address: Address, planned: Plan, shelf: Shelf
+    ) -> tuple[Entry | None, Tier]:
         entry = self._in_memory(query, address, planned, shelf)
-        if entry is None:
-            with suppress(StoreDown):
-                pages = await self._store.read(address, self._pages(query, planned), shelf.epoch)
-                entry = self._made(address, planned, shelf, pages)
-        return entry
+        if entry is not None:
+            return entry, "memory"
+        with suppress(StoreDown):
+            pages = await self._store.read(address, self._pages(query, planned), shelf.epoch)
+            entry = self._made(address, planned, shelf, pages)
+        return entry, "redis"
 
     def _in_memory(self, query: AssetsQuery, address: Address, planned: Plan, shelf: Shelf) -> Entry | None:
         """The window if it was made before, or if all its pages are in this process."""

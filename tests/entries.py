@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from gateway.core.admission import Candidate
 from gateway.core.directory import Sight
-from gateway.core.entry import Entry
+from gateway.core.entry import Entry, Reckoning
 from gateway.core.listing import ID_BYTES, NO_ID
 from gateway.core.query import Address, AssetsQuery
 
@@ -16,6 +16,7 @@ def entry(key: str = "{a1}:page:s:offset=0&limit=10", *, now: float, started: fl
     told: dict[str, Any] = {
         "status": 200, "body": b"{}", "gzipped": b"\x1f\x8b zipped", "etag": "e", "epoch": "p", "generation": "g",
         "rule": "settled", "born": now - 3, "fresh_until": now + 10, "grace_until": now + 20, "keep_until": now + 30,
+        "reckoning": Reckoning(now + started, 10.0 + started, started / 1e6, ()),
     }  # fmt: skip
     return Entry(key=key, started=now + started, **(told | fields))
 

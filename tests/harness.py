@@ -214,8 +214,9 @@ async def playing(
     *,
     environ: Mapping[str, str] | None = None,
     tls: ssl.SSLContext | None = None,
+    clock: SteeredClock | None = None,
 ) -> AsyncIterator[Play]:
-    """Start a gateway with these settings over the defaults, on free ports."""
+    """Start a gateway with these settings over the defaults, on free ports; it may share another one's clock."""
     ops = flags.get("ops.port") is not None
     usual = {"upstream.api_key": VENDOR_KEY, "server.port": 0, "cache.redis_timeout": REDIS_TIMEOUT}
     settings = load(environ=environ or {}, flags={**usual, **flags}, use_file=False).settings
@@ -223,7 +224,7 @@ async def playing(
     log = io.BytesIO()
     writer = LineWriter(log, keys.withhold)
     configure(writer, "json", settings.log.level)
-    clock = SteeredClock()
+    clock = clock or SteeredClock()
     gateway = Gateway(settings, keys, writer, "json", clock=clock, chance=lambda: 0.0)
     sockets = Sockets(socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0)) if ops else None)
     await gateway.start(sockets)

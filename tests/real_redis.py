@@ -36,6 +36,11 @@ class RealRedis:
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start the server, on a free port the first time, and on the same one ever after."""
         for port in [self.port] if self.port else random.sample(_PORTS, 20):

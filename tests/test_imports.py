@@ -19,11 +19,12 @@ ALLOWED: dict[str, set[str]] = {
     "doctor": {"run", "settings", "upstream", "bodies", "stores", "web", "caller", "keys", "ports", "clock", "core"},
     "run": {"app", "tls", "settings", "mock_vendor", "logs", "keys", "ports", "stores", "workers"},
     "ports": {"app", "settings", "caller"},
-    "app": {"settings", "web", "cache", "windows", "errands", "stretches", "stores", "flights", "upstream", "gathering"}
-    | {"gate", "budgets", "metrics", "status", "workers", "journal", "logs"}
-    | {"keys", "reload", "tls", "clock", "core"},
-    "web": {"cache", "core", "clock", "logs"},
-    "cache": {"windows", "errands", "stretches", "stores", "flights", "core", "clock"},
+    "app": {"settings", "web", "backing", "cache", "windows", "errands", "stretches", "upstream"}
+    | {"metrics", "status", "gathering", "workers", "journal", "logs", "keys", "reload", "tls", "clock", "core"},
+    "backing": {"stores", "flights", "gate", "budgets", "clock", "core"},
+    "web": {"cache", "prefetch", "core", "clock", "logs"},
+    "cache": {"windows", "errands", "stretches", "prefetch", "stores", "flights", "core", "clock"},
+    "prefetch": {"windows", "core"},
     "stretches": {"windows", "errands", "core", "clock"},
     "errands": {"stores", "flights", "core", "clock"},
     "windows": {"stores", "core", "clock"},

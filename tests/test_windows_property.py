@@ -197,8 +197,8 @@ async def play(count: int, most: int, chunk: int, steps: list[Any]) -> None:
         if isinstance(step, tuple):
             query = AssetsQuery(AOI, *step)
             answer = await cache.answer(query, "r", team=str(number % 2))
-            while cache._ahead:
-                await asyncio.gather(*cache._ahead)
+            while cache.prefetch._under_way:
+                await asyncio.gather(*cache.prefetch._under_way)
             check(oracle, query, answer)
             # One name is one state of the list, and one body one tag, however it came about.
             name, page = answer.entry.generation, json.loads(answer.entry.body)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gateway.core.cache_control import VendorCaching
 from gateway.core.directory import Sight, is_whole
-from gateway.core.entry import Entry, compress, entity_tag
+from gateway.core.entry import Entry, Reckoning, compress, entity_tag
 from gateway.core.listing import Listing
 from gateway.core.mould import take_mould
 from gateway.core.options import Lifetimes
@@ -48,11 +48,14 @@ def admit(query: AssetsQuery, page: str, fetched: Fetched, lifetimes: Lifetimes,
     else:
         lifetime = page_lifetime(listing, fetched.caching, lifetimes, chance)
     expires = fetched.arrived + lifetime.fresh
-    rule, end = lifetime.rule, math.inf
+    caps, end = lifetime.caps, math.inf
     # Links that were dead on arrival cannot be saved by a shorter life, and would make every page a miss.
     if alive := [ends for ends in link_expiries(fetched.body) if ends > fetched.arrived]:
         end = last_use(min(alive), fetched.arrived, lifetimes.url_margin)
-        rule = "url" if end < expires else rule
+        if end < expires:
+            caps = (*caps, "signed-url")
+        elif end < expires + max(lifetime.grace, lifetime.keep):
+            caps = (*caps, "signed-url-keep")
     whole = listing is not None and is_whole(listing, query.offset)
     mould = take_mould(fetched.body) if whole else None
     entry = Entry(
@@ -63,13 +66,14 @@ def admit(query: AssetsQuery, page: str, fetched: Fetched, lifetimes: Lifetimes,
         etag=entity_tag(fetched.body),
         epoch="",
         generation="",
-        rule=rule,
+        rule=lifetime.rule,
         started=fetched.started,
         born=fetched.arrived - fetched.caching.age,
         fresh_until=min(expires, end),
         grace_until=min(expires + lifetime.grace, end),
         keep_until=min(expires + lifetime.keep, end),
         mould=b"" if mould is None else mould.encode(),
+        reckoning=Reckoning(fetched.arrived, lifetime.told, lifetime.jitter, caps),
     )
     shown = Sight(
         offset=query.offset,

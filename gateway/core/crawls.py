@@ -7,24 +7,26 @@ crawl the same listing at once.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
 
 # From this page in a row on it is a crawl.
 CRAWL_PAGES = 3
 _MOST = 10_000
 
 
+# A team at a page of a listing: its name, AOI id, filters, limit, offset.
+Place = tuple[str, str, tuple[tuple[str, str], ...], int, int]
+
+
 class Crawls:
     """The pages that would be next for somebody, and how many came before in a row; the latest `most` of them."""
 
     def __init__(self, most: int = _MOST) -> None:
-        self._next: OrderedDict[tuple[str, Hashable, int, int], int] = OrderedDict()
+        self._next: OrderedDict[Place, int] = OrderedDict()
         self._most = most
 
-    def follow(self, team: str, listing: Hashable, limit: int, offset: int, step: int) -> int:
-        """Note that a team asked for a page; `step` assets further is the next one. How many it was in a row."""
-        row = self._next.pop((team, listing, limit, offset), 0) + 1
-        following = (team, listing, limit, offset + step)
+    def follow(self, here: Place, following: Place) -> int:
+        """Note that a team is at a page, and which one would be next. How many it was in a row."""
+        row = self._next.pop(here, 0) + 1
         # Two clients may be at the same place, and the one that came further counts.
         self._next[following] = max(row, self._next.pop(following, 0))
         if len(self._next) > self._most:

@@ -8,7 +8,7 @@ the bytes are kept and how long an answer lives.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import msgspec
 import xxhash
@@ -34,7 +34,25 @@ class ForeignVersion(ValueError):
     """The bytes are of another format version, and so belong to somebody else."""
 
 
-@dataclass(frozen=True, slots=True)
+# What took time away from an answer: the end of a signed link from its freshness, or from grace and keep alone; the
+# vendor's longest freshness that is believed; the vendor, who allows no stale answers.
+Cap = Literal["signed-url", "signed-url-keep", "one-day", "no-stale"]
+
+
+class Reckoning(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How an entry's lifetimes came about, for those who ask why; nothing is decided by it.
+
+    It arrived at `arrived` (Unix time). Its rule alone gave it `told` seconds of freshness, which were shortened by the
+    share `jitter`, and `caps` took the rest.
+    """
+
+    arrived: float
+    told: float
+    jitter: float
+    caps: tuple[Cap, ...]
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Entry:
     """An answer of the vendor with its lifetimes. All times are Unix time in seconds.
 
@@ -42,7 +60,7 @@ class Entry:
     `mould` is an encoded `core.mould.Mould`, empty where no window can be cut from it. `epoch` and `generation` are
     those that it was filed under. `started` is when its fetch began, which orders
     entries; `born` is when the vendor made the answer, which Age counts from. It is fresh before `fresh_until`, in
-    grace before `grace_until`, kept before `keep_until`.
+    grace before `grace_until`, kept before `keep_until`; `reckoning` tells why, None where whoever stored it did not.
     """
 
     key: str
@@ -59,6 +77,7 @@ class Entry:
     grace_until: float
     keep_until: float
     mould: bytes = b""
+    reckoning: Reckoning | None = None
 
     @property
     def size(self) -> int:
@@ -80,7 +99,7 @@ class Entry:
             _Header(
                 self.key, self.status, self.etag, self.epoch, self.generation, self.rule, self.started, self.born,
                 self.fresh_until, self.grace_until, self.keep_until, self.mould, len(self.body),
-                None if self.gzipped is None else len(self.gzipped),
+                None if self.gzipped is None else len(self.gzipped), self.reckoning,
             )
         )  # fmt: skip
         rest = b"".join((len(header).to_bytes(4, "big"), header, self.body, self.gzipped or b""))
@@ -120,6 +139,7 @@ class Entry:
             grace_until=header.grace_until,
             keep_until=header.keep_until,
             mould=header.mould,
+            reckoning=header.reckoning,
         )
 
 
@@ -138,6 +158,8 @@ class _Header(msgspec.Struct, array_like=True):
     mould: bytes
     body_size: int
     gzip_size: int | None
+    # Added at the end, and absent from what older replicas store: that is the same format (they pass over it).
+    reckoning: Reckoning | None = None
 
 
 _HEADER = msgspec.msgpack.Decoder(_Header)

@@ -13,6 +13,14 @@ CacheResult = Literal[
 ]  # fmt: skip
 
 
+Tier = Literal["memory", "redis"]
+
+# Upper bounds in seconds of the classes that durations of requests are counted in; one more has all beyond.
+LATENCY_BOUNDS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+)  # fmt: skip
+
+
 class RequestBegan(NamedTuple):
     """A request was read from a connection."""
 
@@ -38,6 +46,29 @@ class RequestServed(NamedTuple):
     streamed: bool = False
 
 
+class RequestsReplayed(NamedTuple):
+    """So many page requests were answered from memory without being parsed, and nobody was told of each.
+
+    `body_bytes` and `seconds` are sums; `buckets` are the requests by LATENCY_BOUNDS.
+    """
+
+    method: str
+    team: str
+    status: int
+    cache: CacheResult
+    requests: int
+    body_bytes: int
+    seconds: float
+    buckets: tuple[int, ...]
+
+
+class PageReplayed(NamedTuple):
+    """So many of those requests were for pages of this AOI."""
+
+    aoi_id: str
+    requests: int
+
+
 class CacheAnswered(NamedTuple):
     """A page request was decided."""
 
@@ -47,7 +78,7 @@ class CacheAnswered(NamedTuple):
 class TierLookup(NamedTuple):
     """One tier was asked for an entry."""
 
-    tier: Literal["memory", "redis"]
+    tier: Tier
     result: Literal["hit", "miss", "error"]
 
 

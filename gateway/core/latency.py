@@ -1,4 +1,4 @@
-"""Latencies as counts by bucket: the bounds of `gateway_http_request_duration_seconds`, and quantiles from them."""
+"""Latencies as counts by bucket, and quantiles from them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
 
-REQUEST_SECONDS = (
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
-)  # fmt: skip
-"""Upper bounds in seconds, each included in its bucket. What is above the last one is in one bucket more."""
+from gateway.core.facts import LATENCY_BOUNDS
 
-BUCKETS = len(REQUEST_SECONDS) + 1
+BUCKETS = len(LATENCY_BOUNDS) + 1
+"""One for each bound, which is in it, and one for what is above the last."""
 
 
 def quantiles(counts: Sequence[int], shares: Sequence[float]) -> list[float | None]:
@@ -30,7 +28,7 @@ def _quantile(counts: Sequence[int], below: Sequence[int], wanted: float) -> flo
     index = bisect_left(below, wanted)
     while not counts[index]:  # nothing is in the first bucket, and nothing was wanted
         index += 1
-    if index >= len(REQUEST_SECONDS):
-        return float(REQUEST_SECONDS[-1])
-    low = REQUEST_SECONDS[index - 1] if index else 0.0
-    return low + (REQUEST_SECONDS[index] - low) * (wanted - below[index] + counts[index]) / counts[index]
+    if index >= len(LATENCY_BOUNDS):
+        return float(LATENCY_BOUNDS[-1])
+    low = LATENCY_BOUNDS[index - 1] if index else 0.0
+    return low + (LATENCY_BOUNDS[index] - low) * (wanted - below[index] + counts[index]) / counts[index]

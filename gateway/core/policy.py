@@ -7,10 +7,10 @@ stale-while-revalidate), then keep (served only if the vendor fails; stale-if-er
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.core.cache_control import VendorCaching
-from gateway.core.entry import Entry
+from gateway.core.entry import Cap, Entry
 from gateway.core.listing import Listing
 from gateway.core.options import Lifetimes
 
@@ -20,12 +20,19 @@ LONGEST_FRESH = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """Seconds from arrival to expiry, then of grace and of keep, both counted from expiry; `rule` names why."""
+    """Seconds from arrival to expiry, then of grace and of keep, both counted from expiry; `rule` names why.
+
+    For those who ask why: `told` is what the rule alone gives, `jitter` the share that it was shortened by, and `caps`
+    name what else was taken away (see `Reckoning`).
+    """
 
     rule: str
     fresh: float
     grace: float
     keep: float
+    told: float = field(default=0.0, compare=False)
+    jitter: float = field(default=0.0, compare=False)
+    caps: tuple[Cap, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +93,16 @@ def not_found_lifetime(vendor: VendorCaching, lifetimes: Lifetimes, chance: floa
 
 def _lifetime(told: Lifetime, vendor: VendorCaching, shorter: float) -> Lifetime:
     """What the configuration says, as the vendor allows it, a share `shorter`."""
-    rule, fresh = told.rule, told.fresh
+    rule, first, caps = told.rule, told.fresh, list[Cap]()
     if vendor.fresh_for is not None:
-        rule, fresh = "vendor", min(max(0.0, vendor.fresh_for - vendor.age), LONGEST_FRESH)
-    fresh *= 1.0 - shorter
-    if not vendor.stale_allowed:
-        return Lifetime(rule, fresh, 0.0, 0.0)
+        rule, first = vendor.said_by, max(0.0, vendor.fresh_for - vendor.age)
+        if first > LONGEST_FRESH:
+            first = LONGEST_FRESH
+            caps.append("one-day")
+    fresh = first * (1.0 - shorter)
     # Grace never lasts longer than the page was fresh: a page that lives ten seconds is not shown for a minute.
-    return Lifetime(rule, fresh, min(told.grace, fresh), told.keep)
+    grace, keep = min(told.grace, fresh), told.keep
+    if not vendor.stale_allowed:
+        grace = keep = 0.0
+        caps.append("no-stale")
+    return Lifetime(rule, fresh, grace, keep, told=first, jitter=shorter, caps=tuple(caps))

@@ -8,6 +8,7 @@ the vendor would have sent, so it is an entry like any other; its lifetimes and 
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ _MOST_PAGES = 32
 _MOST_JOINS = 256
 
 
+_SOURCE = re.compile(r"(\d+)\+(\d+)@([0-9.e+-]+)")
+
 State = Literal["fresh", "grace", "kept"]
 
 
@@ -38,6 +41,15 @@ class Plan:
     def name(self, page: str) -> str:
         """What the window is called that these fetches of these pages give: the same name, the same bytes."""
         return "#".join((page, *(f"{source.offset}+{source.limit}@{source.started!r}" for source in self.pages)))
+
+
+def pages_of(name: str) -> list[tuple[int, int, float]]:
+    """The pages that a window of this name was cut from, as offset, limit and when the fetch began (Unix time).
+
+    None at all for a page itself, in whose key no # stands.
+    """
+    found = (_SOURCE.fullmatch(part) for part in name.split("#")[1:])
+    return [(int(part[1]), int(part[2]), float(part[3])) for part in found if part is not None]
 
 
 def end_of(figures: Figures) -> int:
@@ -105,6 +117,7 @@ def cut(planned: Plan, entries: Sequence[Entry], name: str) -> Entry | None:
         fresh_until=weakest.fresh_until,
         grace_until=min(entry.grace_until for entry in entries),
         keep_until=min(entry.keep_until for entry in entries),
+        reckoning=weakest.reckoning,
     )
 
 

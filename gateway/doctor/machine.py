@@ -12,7 +12,7 @@ from gateway.caller import is_gateway
 from gateway.core.options import OpsOptions, ServerOptions
 from gateway.doctor.findings import Sheet
 from gateway.doctor.wire import Place, why
-from gateway.web.server import below_descriptor_limit
+from gateway.web.listener import below_descriptor_limit
 
 
 async def examine_machine(sheet: Sheet, server: ServerOptions, ops: OpsOptions) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -10,6 +10,7 @@ from gateway.core.admission import Candidate
 from gateway.core.directory import Directory, Filed, file
 from gateway.core.entry import Entry
 from gateway.core.errors import StoreDown
+from gateway.core.facts import Tier
 from gateway.core.query import Address
 
 
@@ -18,12 +19,13 @@ class Shelf:
     """What a store has for an address: the purge epoch, the listing's directory, and the page's entry.
 
     Purge epochs are random tokens. An entry of another epoch than the current one is from before a purge, or from
-    before the store lost its memory of one, and is never shown: `entry` is None then.
+    before the store lost its memory of one, and is never shown: `entry` is None then. `tier` is where the entry was.
     """
 
     epoch: str
     directory: Directory | None
     entry: Entry | None
+    tier: Tier = "memory"
 
     @property
     def current(self) -> bool:
@@ -68,6 +70,10 @@ class Store(Protocol):
 
     async def read(self, address: Address, pages: Sequence[str], epoch: str) -> list[Entry] | None:
         """The entries of these pages of the same listing and epoch, if they are all there. Raises StoreDown."""
+        ...
+
+    def use(self, names: Iterable[str]) -> None:
+        """Count a use of what this process holds under these names."""
         ...
 
     def hold(self, entry: Entry) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from gateway.clock import Clock
@@ -12,6 +12,7 @@ from gateway.core.directory import Directory
 from gateway.core.entry import Entry
 from gateway.core.facts import Evicted, MemoryTierSize, Observe, TierLookup
 from gateway.core.query import Address
+from gateway.core.seals import Seals
 from gateway.stores.base import Kept, Shelf, ends_one, filed
 from gateway.stores.s3fifo import S3Fifo
 
@@ -33,6 +34,7 @@ class MemoryStore:
         purge_others: Callable[[str | None], Awaitable[None]] | None = None,
     ) -> None:
         self._shelves = Shelves(max_bytes, observe)
+        self.seals = Seals()
         self._purge_others = purge_others
         self._clock = clock
         self._observe = observe
@@ -61,6 +63,10 @@ class MemoryStore:
         """The same: there is nowhere else to look."""
         return self.copies(pages, epoch)
 
+    def use(self, names: Iterable[str]) -> None:
+        """Count a use of what is in memory."""
+        self._shelves.use(names)
+
     def hold(self, entry: Entry) -> None:
         """Hold what was made of others."""
         self._shelves.put_entry(entry)
@@ -75,6 +81,7 @@ class MemoryStore:
             return Kept(entry, "older")
         self._shelves.put_directory(result.directory)
         self._shelves.put_entry(entry)
+        self.seals.break_one(address.aoi_id)
         return Kept(entry, "kept", result.directory, ended=ends_one(known, result))
 
     async def purge(self, aoi_id: str | None) -> None:
@@ -89,8 +96,10 @@ class MemoryStore:
             self._everything = secrets.token_hex(8)
             self._of_aoi.clear()
             self._shelves.clear()
+            self.seals.break_all()
         if aoi_id is not None:
             self._of_aoi[aoi_id] = secrets.token_hex(8)
+            self.seals.break_one(aoi_id)
 
     async def close(self) -> None:
         """Forget everything."""
@@ -151,6 +160,11 @@ class Shelves:
         """The directory of a listing, if it is of this epoch."""
         held = self.checked(listing)
         return held.directory if held is not None and held.directory.epoch == epoch else None
+
+    def use(self, names: Iterable[str]) -> None:
+        """Count a use of what is held under these names."""
+        for name in names:
+            self._held.get(name)
 
     def put_entry(self, entry: Entry) -> None:
         """Hold an entry, unless it alone is beyond the bound."""

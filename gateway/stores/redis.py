@@ -8,7 +8,7 @@ both the listing's directory and the page, or nothing.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -101,7 +101,7 @@ class RedisStore:
         if entry is not None and entry.epoch != epoch:
             entry = None
         self._observe(TierLookup("redis", "miss" if entry is None else "hit"))
-        return Shelf(epoch, directory, entry)
+        return Shelf(epoch, directory, entry, "redis")
 
     def directory(self, address: Address) -> directories.Directory | None:  # noqa: ARG002 - as Store says
         """Nothing is known without asking."""
@@ -114,6 +114,9 @@ class RedisStore:
     def copies(self, names: Sequence[str], epoch: str) -> list[Entry] | None:  # noqa: ARG002 - as Store says
         """There are no copies here."""
         return None
+
+    def use(self, names: Iterable[str]) -> None:
+        """Nothing is held in this process."""
 
     def hold(self, entry: Entry) -> None:
         """What can be made again is not kept."""

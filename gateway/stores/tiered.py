@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -62,6 +62,7 @@ class TieredStore:
         self._near = near
         self._far = far
         self._word = word
+        self.seals = word.seals
         self._max_age = max_age
         self._clock = clock
         self._observe = observe
@@ -110,7 +111,12 @@ class TieredStore:
         if found is not None and stamp.at >= self._last_told(address.listing):
             for entry in found:
                 self._put_newer(entry)
+            self.seals.break_one(address.aoi_id)
         return found
+
+    def use(self, names: Iterable[str]) -> None:
+        """Count a use of what is in memory."""
+        self._near.use(names)
 
     def hold(self, entry: Entry) -> None:
         """Hold what was made of others in memory."""
@@ -126,7 +132,7 @@ class TieredStore:
         except StoreDown:
             return self._keep_alone(address, candidate, epoch)
         if kept.outcome == "kept" and kept.directory is not None:
-            self._adopt(kept.directory, kept.entry, stamp)
+            self._adopt(address, kept.directory, kept.entry, stamp)
         return kept
 
     async def purge(self, aoi_id: str | None) -> None:
@@ -167,6 +173,7 @@ class TieredStore:
             self._told_all = now
             self._told.clear()
         self._told[word.listing] = now
+        self.seals.break_one(word.aoi_id)
         if checked is not None and known and _speaks_of(word, checked.directory):
             # It is still the current one, and known to be so as of now; but for that page, which there is anew.
             directory = checked.directory.without(word.offset, word.limit, before=word.started)
@@ -213,10 +220,10 @@ class TieredStore:
             if checked is not None and seen is not None:
                 kept = await self._far.keep(address, Candidate(entry, seen, checked.directory.total), shelf.epoch)
                 if kept.outcome == "kept" and kept.directory is not None:
-                    self._adopt(kept.directory, kept.entry, stamp)
+                    self._adopt(address, kept.directory, kept.entry, stamp)
                     return Shelf(shelf.epoch, kept.directory, kept.entry)
         if shelf.directory is not None:
-            self._adopt(shelf.directory, shelf.entry, stamp)
+            self._adopt(address, shelf.directory, shelf.entry, stamp)
         return shelf
 
     def _without_far(self, address: Address, checked: Checked | None) -> Shelf:
@@ -236,17 +243,18 @@ class TieredStore:
             return Kept(entry, "purged")
         if result.outcome == "older":
             return Kept(entry, "older")
-        self._adopt(result.directory, entry, self._stamp())
+        self._adopt(address, result.directory, entry, self._stamp())
         return Kept(entry, "kept", result.directory, ended=ends_one(known, result))
 
     def _stamp(self) -> _Stamp:
         """Taken before Redis is asked: what is told while its answer is under way comes after that answer."""
         return _Stamp(self._word.session, self._clock.monotonic())
 
-    def _adopt(self, directory: Directory, entry: Entry | None, stamp: _Stamp) -> None:
+    def _adopt(self, address: Address, directory: Directory, entry: Entry | None, stamp: _Stamp) -> None:
         """Hold what Redis answered, unless something was told, or learnt, that is later than that."""
         if stamp.at < self._last_told(directory.listing):
             return
+        self.seals.break_one(address.aoi_id)
         held = self._near.checked(directory.listing)
         if held is None or held.at <= stamp.at:
             self._near.put_directory(directory, session=stamp.session, at=stamp.at)
@@ -264,8 +272,10 @@ class TieredStore:
             self._purged_all = moment
             self._purged.clear()
             self._near.clear()
+            self.seals.break_all()
         else:
             self._purged[aoi_id] = moment
+            self.seals.break_one(aoi_id)
 
 
 def _speaks_of(word: Word, directory: Directory) -> bool:

@@ -13,11 +13,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from gateway.clock import Clock
 from gateway.core.errors import StoreDown
+from gateway.core.seals import Seals
 from gateway.stores.redis import RedisStore
 from gateway.stores.redis_calls import RedisCalls
 from gateway.stores.time_limit import forget
@@ -45,6 +47,8 @@ class WordOfRedis:
         """When something was last heard, on the monotonic clock."""
         self._listening = False
         self._troubles = 0
+        self.seals = Seals()
+        self.seals.until = -math.inf
 
     @property
     def heard(self) -> bool:
@@ -81,7 +85,7 @@ class WordOfRedis:
                 if self._troubles == 2:
                     why = type(error).__name__
                     _log.warning("no word comes from redis; copies in memory are checked often", extra={"why": why})
-            self._listening = False
+            self._fall_silent()
             await self._clock.sleep(_BEAT_SECONDS)
 
     async def _listen(
@@ -99,7 +103,9 @@ class WordOfRedis:
             self._clock.correct(await self._store.time())
             await look()
             self.session += 1
-            self._listening, self.stopped = True, self._clock.monotonic()
+            self._listening = True
+            self.seals.break_all()  # word may have been missed
+            self._note_word()
             self._troubles = 0
             beats = asyncio.create_task(self._beat(everything, subscription, upset, look))
             try:
@@ -111,15 +117,23 @@ class WordOfRedis:
             finally:
                 beats.cancel()
                 beats.add_done_callback(forget)  # it may have tripped over the same connection as we did
-                self._listening = False
+                self._fall_silent()
 
     async def _hear(self, subscription: Any, listeners: Mapping[str, Callable[[bytes], None]]) -> None:
         message = await subscription.get_message(ignore_subscribe_messages=True, timeout=_BEAT_SECONDS)
         if message is None:
             return
-        self.stopped = self._clock.monotonic()
+        self._note_word()
         if message["type"] == "message":
             listeners[message["channel"].decode()](message["data"])
+
+    def _note_word(self) -> None:
+        self.stopped = self._clock.monotonic()
+        self.seals.until = self.stopped + _DEAF_SECONDS
+
+    def _fall_silent(self) -> None:
+        self._listening = False
+        self.seals.until = -math.inf
 
     async def _beat(
         self, everything: str, subscription: Any, upset: Callable[[], None], look: Callable[[], Awaitable[None]]

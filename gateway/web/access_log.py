@@ -11,6 +11,15 @@ from gateway.clock import Clock
 from gateway.core.facts import RequestServed
 from gateway.logs import LineWriter
 
+# Stand for what is not known of a line before its request comes: nothing that is logged has such characters in it.
+_TIMESTAMP, _REQUEST_ID, _CLIENT, _DURATION = "\x7ft", "\x7fi", "\x7fc", 987654321.125
+_BLANKS = (
+    (b"\x7ft", b"%(date)b.%(ms)03dZ"),
+    (b"\x7fi", b"%(id)b"),
+    (b"\x7fc", b"%(client)b"),
+    (b"987654321125.0", b"%(took).3f"),
+)
+
 
 class _Line(msgspec.Struct):
     ts: str
@@ -36,15 +45,40 @@ class AccessLog:
         self._form = form
         self._clock = clock
         self._encode = msgspec.json.Encoder().encode
+        self._second = -1
+        self._date = b""
 
     def observe(self, fact: NamedTuple) -> None:
         """Write the line of an answered request."""
         if isinstance(fact, RequestServed):
-            self._write(self._encode(self._line(fact)) if self._form == "json" else self._text(fact))
+            line = self._line(fact, self._timestamp())
+            self._write(self._encode(line) if self._form == "json" else self._text(line))
 
-    def _line(self, fact: RequestServed) -> _Line:
+    def repeated(self, fact: RequestServed) -> RepeatedLine:
+        """The line of requests that are served alike, but for their id, their client, when it was and how long."""
+        alike = fact._replace(request_id=_REQUEST_ID, client=_CLIENT, duration=_DURATION)
+        line = self._line(alike, _TIMESTAMP)
+        text = (self._encode(line) if self._form == "json" else self._text(line)).replace(b"%", b"%%")
+        for blank, directive in _BLANKS:
+            text = text.replace(blank, directive)
+        return RepeatedLine(self, text)
+
+    def write_again(self, template: bytes, request_id: bytes, client: bytes, duration: float) -> None:
+        """Write a line that was prepared."""
+        now = self._clock.now()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._date = datetime.fromtimestamp(second, UTC).isoformat()[:19].encode()
+        told = {
+            b"date": self._date, b"ms": int((now - second) * 1000), b"id": request_id, b"client": client,
+            b"took": duration * 1000,
+        }  # fmt: skip
+        self._write(template % told)
+
+    def _line(self, fact: RequestServed, ts: str) -> _Line:
         return _Line(
-            ts=self._timestamp(),
+            ts=ts,
             event="request",
             request_id=fact.request_id,
             team=fact.team,
@@ -59,8 +93,8 @@ class AccessLog:
             upstream_ms=None if fact.upstream is None else round(fact.upstream * 1000, 3),
         )
 
-    def _text(self, fact: RequestServed) -> bytes:
-        line = self._line(fact)
+    @staticmethod
+    def _text(line: _Line) -> bytes:
         waited = "" if line.upstream_ms is None else f" (vendor {line.upstream_ms} ms)"
         return (
             f"{line.ts} {line.status} {line.method} {line.route} {line.aoi_id or '-'} {line.cache or '-'} "
@@ -69,3 +103,17 @@ class AccessLog:
 
     def _timestamp(self) -> str:
         return datetime.fromtimestamp(self._clock.now(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class RepeatedLine:
+    """A line that is written again and again."""
+
+    __slots__ = ("_log", "_template")
+
+    def __init__(self, log: AccessLog, template: bytes) -> None:
+        self._log = log
+        self._template = template
+
+    def write(self, request_id: bytes, client: str, duration: float) -> None:
+        """Write it once more; `duration` is in seconds."""
+        self._log.write_again(self._template, request_id, client.encode(), duration)

@@ -7,15 +7,17 @@ from isal import igzip
 
 from gateway.cache import NO_WISH, Answer, Cache, Wish
 from gateway.core.cache_control import directives
-from gateway.core.errors import Denied
+from gateway.core.errors import Denied, GatewayError
 from gateway.core.listing import parse_envelope
-from gateway.core.query import QueryRules, parse_assets_query
+from gateway.core.query import AssetsQuery, QueryRules, parse_assets_query
 from gateway.core.teams import Team
+from gateway.web import explain
 from gateway.web.cache_status import cache_status
 from gateway.web.exchange import Exchange
 from gateway.web.framing import Target
 from gateway.web.negotiation import Coding, codings, etag, is_known
 from gateway.web.problems import Problem, render, vendor_problem
+from gateway.web.ready import Origin, Part
 
 PREFIX = "/v0/aois/"
 SUFFIX = "/assets"
@@ -47,15 +49,32 @@ class Assets:
         acceptable = codings(_joined(request, "Accept-Encoding"))
         if not acceptable:
             raise Problem(406, "not_acceptable", "pages come as identity or gzip, and Accept-Encoding rules out both")
-        answer = await self._cache.answer(query, exchange.request_id, _wish(request, team), team=team.name)
+        wish, asks_why = _wish(request, team), explain.is_asked(request, team)
+        try:
+            answer = await self._cache.answer(query, exchange.request_id, wish, team=team.name)
+        except GatewayError as error:
+            if asks_why:
+                found = await self._cache.look(query)
+                raise explain.explained(error, found.lack, found.tier, found.exact, found.now) from None
+            raise
         exchange.cache, exchange.upstream = answer.result, answer.waited
-        if answer.entry.status == 404:
-            return _not_found(answer, exchange)
-        return _page(request, answer, acceptable)
+        missing = answer.entry.status == 404
+        response: web.Response = (
+            _not_found(answer, exchange) if missing else _page(request, query, team, answer, acceptable)
+        )
+        if asks_why:
+            denied = not wish.refresh and "no-cache" in _directives(request)
+            response.headers[explain.HEADER] = explain.explanation(answer, refresh_denied=denied)
+        return response
 
 
-class _Page(web.Response):
-    """A page that is handed to the connection as fast as its client takes it, and not copied whole for each."""
+class Page(web.Response):
+    """A page that is handed to the connection as fast as its client takes it, and not copied whole for each.
+
+    `origin` tells how to answer so again, None where that takes more than writing it.
+    """
+
+    origin: Origin | None = None
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Send the body, and end."""
@@ -75,31 +94,38 @@ def _joined(request: web.BaseRequest, name: str) -> str | None:
     return ",".join(lines) if lines else None
 
 
-def _wish(request: web.BaseRequest, team: Team) -> Wish:
+def _directives(request: web.BaseRequest) -> dict[str, str]:
     line = _joined(request, "Cache-Control")
     if line is None:
         # RFC 9111, section 5.4: Pragma counts only where there is no Cache-Control.
         line = "no-cache" if "no-cache" in directives(_joined(request, "Pragma") or "") else ""
-    if not line:
+    return directives(line) if line else {}
+
+
+def _wish(request: web.BaseRequest, team: Team) -> Wish:
+    told = _directives(request)
+    if not told:
         return NO_WISH
-    told = directives(line)
     return Wish(
         refresh="no-cache" in told and "refresh" in team.scopes,
         only_if_cached="only-if-cached" in told,
     )
 
 
-def _page(request: web.BaseRequest, answer: Answer, acceptable: tuple[Coding, ...]) -> web.Response:
+def _page(
+    request: web.BaseRequest, query: AssetsQuery, team: Team, answer: Answer, acceptable: tuple[Coding, ...]
+) -> Page:
     entry = answer.entry
     coding = acceptable[0]
     body = entry.body
+    part: Part | None = "body"
     if coding == "gzip":
         if entry.gzipped is not None:
-            body = entry.gzipped
+            part, body = "gzipped", entry.gzipped
         elif "identity" in acceptable:
             coding = "identity"  # too small to be worth it
         else:
-            body = igzip.compress(body, compresslevel=1, mtime=0)
+            part, body = None, igzip.compress(body, compresslevel=1, mtime=0)
     headers = {
         "ETag": etag(entry.etag, coding),
         "Vary": "Accept-Encoding",
@@ -109,11 +135,16 @@ def _page(request: web.BaseRequest, answer: Answer, acceptable: tuple[Coding, ..
         "X-Listing-Generation": entry.generation,
     }
     if is_known(entry.etag, _joined(request, "If-None-Match")):
-        return web.Response(status=304, headers=headers)
-    headers["Content-Type"] = "application/json"
-    if coding == "gzip":
-        headers["Content-Encoding"] = "gzip"
-    return _Page(body=body, headers=headers)
+        page, part = Page(status=304, headers=headers), "nothing"
+    else:
+        headers["Content-Type"] = "application/json"
+        if coding == "gzip":
+            headers["Content-Encoding"] = "gzip"
+        page = Page(body=body, headers=headers)
+        if request.method == "HEAD":
+            part = "nothing"
+    page.origin = None if part is None else Origin(query, answer, team.name, part)
+    return page
 
 
 def _not_found(answer: Answer, exchange: Exchange) -> web.Response:

@@ -14,6 +14,7 @@ from msgspec.json import schema_components
 from gateway import __version__
 from gateway.core.query import DEFAULT_LIMIT, DEFAULT_OFFSET, QueryRules
 from gateway.core.status_document import Report
+from gateway.web.explain import HEADER
 from gateway.web.problems import CODES
 
 _REASONS = {431: "Request Header Fields Too Large"}
@@ -32,6 +33,12 @@ _REQUEST_ID = {
         {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
     )
 }
+_EXPLAIN = {
+    HEADER: _header(
+        "Which copy, lifetime rule and cap decided, if that was asked for: structured fields (RFC 9651).",
+        always=False,
+    )
+}
 _PAGE_HEADERS = {
     "ETag": _header("Names the body, one tag per coding; send it back as If-None-Match."),
     "Age": _header("Seconds since the vendor made this page.", _COUNT),
@@ -40,6 +47,7 @@ _PAGE_HEADERS = {
     "Vary": _header("Accept-Encoding, and Origin where browser apps are let in."),
     "X-Listing-Generation": _header("Pages with the same value belong to the same state of the listing."),
     **_REQUEST_ID,
+    **_EXPLAIN,
 }
 _PROBLEM_HEADERS = {"Cache-Control": _header("Never kept.", {"const": "no-store"}), **_REQUEST_ID}
 _SECONDS = {"type": "integer", "minimum": 1}
@@ -61,13 +69,17 @@ _MORE_HEADERS: dict[int, dict[str, Any]] = {
 }
 
 
+# What may come of asking the cache or, through it, the vendor.
+_EXPLAINED = (404, 429, 500, 502, 503, 504)
+
+
 def document(rules: QueryRules, *, tokens: bool, status: bool) -> dict[str, Any]:
     """Describe the endpoint; `tokens` tells whether a client needs one, `status` whether `/status.json` is here too."""
     operation: dict[str, Any] = {
         "operationId": "listAssets",
         "summary": "List the assets of an AOI, page by page",
         "tags": ["Assets"],
-        "parameters": [_aoi_id(), *_window(rules), *(_filter(name) for name in rules.filters)],
+        "parameters": [_aoi_id(), *_window(rules), *(_filter(name) for name in rules.filters), _ASKING_WHY],
         "responses": _responses(),
     }
     found: dict[str, Any] = {
@@ -132,6 +144,14 @@ def _filter(name: str) -> dict[str, Any]:
     }
 
 
+_ASKING_WHY = {
+    "name": HEADER,
+    "in": "header",
+    "description": "Asks for the response header of this name; needs the scope `admin` or open mode, else ignored.",
+    "schema": {"const": "1"},
+}
+
+
 def _responses() -> dict[str, Any]:
     page = {
         "description": "The vendor's page, byte for byte.",
@@ -147,6 +167,8 @@ def _responses() -> dict[str, Any]:
     }
     refused = _problem("Any other: the vendor refused the request, and these are its words.", {})
     problems = {str(status): _problem(_words(status), _MORE_HEADERS.get(status, {})) for status in CODES}
+    for explained in (refused, *(problems[str(status)] for status in _EXPLAINED)):
+        explained["headers"] |= _EXPLAIN
     return {"200": page, "304": not_modified, "4XX": refused, **problems}
 
 

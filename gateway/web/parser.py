@@ -73,6 +73,11 @@ class StrictParser:
             self._feed_body(self._last, text[start:])
         return requests, False, b""
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether the next byte will be the first of a request."""
+        return not (self._head or self._unfed or self._ahead) and self._last is None
+
     def message_consumed(self) -> None:
         """One of the requests handed over is being answered."""
         self._ahead -= 1

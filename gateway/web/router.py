@@ -24,6 +24,7 @@ from gateway.web.cors import Cors
 from gateway.web.events import EventStream
 from gateway.web.exchange import ClientNames, Exchange, request_id_of
 from gateway.web.framing import Target, check
+from gateway.web.http_date import http_date
 from gateway.web.problems import INTERNAL_ERROR, Problem, problem_of, render
 
 # nginx's number for "the client went away before it had an answer"; it is never sent.
@@ -153,6 +154,7 @@ class Router:
     ) -> web.StreamResponse:
         response.headers["X-Request-Id"] = exchange.request_id
         response.headers["Server"] = "pixxel-gateway"
+        response.headers["Date"] = http_date(int(self._clock.now()))
         self._cors.mark(request, response)
         if self._lifecycle.state in ("draining", "leaving"):
             response.force_close()

@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
-import socket
-import ssl
-import struct
-import sys
 from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from gateway.web.assets import Page
 from gateway.web.exchange import request_id_of
 from gateway.web.framing import MAX_FIELD_BYTES, MAX_TARGET_BYTES
 from gateway.web.parser import StrictParser
 from gateway.web.problems import INTERNAL_ERROR, render
+from gateway.web.replay import Replays
 from gateway.web.router import Router
 
 # A connection on which nothing happens, or never a whole request, is closed after this many seconds. The timer is not
 # set back by single bytes, so it bounds a slow sender just as well.
-_IDLE_SECONDS = 14.0
+IDLE_SECONDS = 14.0
 # How long is read on after an answer that came before its request was over.
 _LINGER_SECONDS = 2.0
-# A client whose window stays shut for so long is cut off by the kernel, where it can: an answer that nobody takes holds
-# its memory and its connection.
-_UNREAD_SECONDS = 30.0
-_BACKLOG = 1024
-_SO_ATTACH_FILTER = 26  # asm-generic/socket.h; Python has no name for it
-# How long before it closes a listener lets no new handshake begin, where the kernel can do that: those under way end.
-_HANDSHAKE_SECONDS = 0.2
-# How long a connection that was accepted last may take to send its first request.
-_FIRST_REQUEST_SECONDS = 1.0
-_LOOK_SECONDS = 0.02
 
 _log = logging.getLogger("gateway.server")
 
@@ -43,20 +30,25 @@ _log = logging.getLogger("gateway.server")
 class Protocol(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_answered", "_gone", "_half_closed")
+    __slots__ = ("_answered", "_client", "_gone", "_half_closed", "_replays", "_strict", "_whole")
 
     def __init__(self, server: GatewayServer, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
             server,
             loop=loop,
-            keepalive_timeout=_IDLE_SECONDS,
+            keepalive_timeout=IDLE_SECONDS,
             lingering_time=0,  # see finish_response
             max_line_size=MAX_TARGET_BYTES,
             max_field_size=MAX_FIELD_BYTES,
             auto_decompress=False,
             access_log=None,  # type: ignore[arg-type] # which is how aiohttp is told that there is none
         )
-        self._parser = StrictParser(self._parser, self, loop, self._max_msg_queue_size)  # type: ignore[assignment]
+        self._strict = StrictParser(self._parser, self, loop, self._max_msg_queue_size)
+        self._parser = self._strict  # type: ignore[assignment]
+        self._replays = server.replays
+        # The request that is being answered, if all its bytes came at once, and when that was.
+        self._whole: tuple[bytes, int] | None = None
+        self._client: str | None = None
         self._gone: asyncio.Future[None] = loop.create_future()
         self._half_closed = False
         self._answered = 0
@@ -70,6 +62,28 @@ class Protocol(RequestHandler):
     def has_asked(self) -> bool:
         """Whether a request has come in."""
         return self._request_count > 0
+
+    @property
+    def client(self) -> str:
+        """The address of the peer."""
+        if self._client is None:
+            peer = self.peername
+            self._client = str(peer[0]) if isinstance(peer, tuple) else peer or ""
+        return self._client
+
+    def data_received(self, data: bytes) -> None:
+        """Answer a request by the short cut if it can be, else have it parsed and handled."""
+        replays, waiter, transport = self._replays, self._waiter, self.transport
+        if replays is not None and waiter is not None and not waiter.done() and transport is not None:  # noqa: SIM102
+            # Between two requests: nothing is being answered, nothing was read ahead, everything was sent.
+            if self._strict.at_rest and not transport.get_write_buffer_size():
+                if replays.answer(data, self):
+                    self._next_keepalive_close_time = self._loop.time() + IDLE_SECONDS
+                    self._request_count += 1
+                    self._answered += 1
+                    return
+                self._whole = (data, replays.turn) if replays.may_remember(data) else None
+        super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Nobody is there any more."""
@@ -90,8 +104,11 @@ class Protocol(RequestHandler):
         amiss = not request.content.is_eof()
         if amiss or (self._half_closed and not self._messages):
             resp.force_close()
+        whole, self._whole = self._whole, None
         finished = await super().finish_response(request, resp, start_time)
         self._answered += 1
+        if whole is not None and self._replays is not None and isinstance(resp, Page) and resp.origin is not None:
+            self._replays.offer(*whole, request, resp, resp.origin)
         if amiss:
             await self._linger()
         elif self._half_closed and not self._messages:  # the other half was closed while the answer was sent
@@ -138,9 +155,10 @@ class Protocol(RequestHandler):
 class GatewayServer(web.Server):
     """Makes a Protocol for each connection of one listener."""
 
-    def __init__(self, router: Router, max_connections: int) -> None:
+    def __init__(self, router: Router, max_connections: int, replays: Replays | None) -> None:
         super().__init__(router)
         self._max_connections = max_connections
+        self.replays = replays
 
     @property
     def has_newcomers(self) -> bool:
@@ -156,115 +174,3 @@ class GatewayServer(web.Server):
     def __call__(self) -> RequestHandler:
         """Begin a connection."""
         return Protocol(self, asyncio.get_running_loop())
-
-
-class Listener:
-    """One listening socket, being served."""
-
-    def __init__(
-        self,
-        router: Router,
-        sock: socket.socket,
-        tls: ssl.SSLContext | None,
-        max_connections: int,
-        longest_request: float,
-    ) -> None:
-        self._server = GatewayServer(router, below_descriptor_limit(max_connections))
-        self._runner = web.ServerRunner(self._server, shutdown_timeout=longest_request)
-        self._sock = sock
-        self._tls = tls
-        self._listening: asyncio.Server | None = None
-
-    async def start(self) -> None:
-        """Accept connections."""
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            # Accepted sockets inherit it (Linux, tcp(7)).
-            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_UNREAD_SECONDS * 1000))
-        await self._runner.setup()
-        self._listening = await asyncio.get_running_loop().create_server(
-            self._server, sock=self._sock, ssl=self._tls, backlog=_BACKLOG,
-            ssl_handshake_timeout=_IDLE_SECONDS if self._tls else None,
-        )  # fmt: skip
-
-    async def stop(self, *, patient: bool, last: bool = True) -> None:
-        """Accept no more, finish what is in flight, and close; if `patient`, answer all whom the kernel has let in.
-
-        Whoever closes a listening socket `last` resets the connections that wait in its backlog. They come all the
-        time while clients are told to connect anew, so that there is no moment at which it is known to be empty, but
-        one made by force: no handshake begins any more, those under way end, all that wait are accepted, and only
-        then it is closed. Where the kernel cannot be told (macOS), what is left is the time between the last accept
-        and close, some microseconds. Processes that share the socket may all do this: only the last one's close counts.
-        """
-        if self._listening is not None:
-            if patient and last and _let_no_handshake_begin(self._sock):
-                await asyncio.sleep(_HANDSHAKE_SECONDS)
-            own = self._sock.dup()
-            self._listening.close()  # which may take a turn of the loop, so that our own is what counts
-            waiting = _accept_all(own) if patient and last else []
-            own.close()
-            await asyncio.gather(*map(self._serve, waiting))
-        if patient:
-            await self._hear_first_requests()
-        await self._runner.cleanup()
-
-    async def _serve(self, sock: socket.socket) -> None:
-        with suppress(OSError):  # gone again, or no TLS
-            await asyncio.get_running_loop().connect_accepted_socket(
-                self._server, sock, ssl=self._tls, ssl_handshake_timeout=_FIRST_REQUEST_SECONDS if self._tls else None
-            )
-
-    async def _hear_first_requests(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_FIRST_REQUEST_SECONDS):
-                await asyncio.sleep(_LOOK_SECONDS)
-                while self._server.has_newcomers:  # noqa: ASYNC110 - it is seen only
-                    await asyncio.sleep(_LOOK_SECONDS)
-
-
-def _let_no_handshake_begin(sock: socket.socket) -> bool:
-    """Have the kernel drop every SYN to this socket, as if it were lost on the way; whether it does.
-
-    The client sends it again a second later, and meets whoever listens then, or a refusal: nothing it said is lost.
-    """
-    if sys.platform != "linux":
-        return False
-    # Classic BPF (linux/filter.h): load the flags (byte 13 of a TCP header); if SYN is set, take 0 bytes, else all.
-    program = b"".join(
-        struct.pack("=HBBI", *step)
-        for step in ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
-    )
-    held = ctypes.create_string_buffer(program, len(program))
-    try:
-        sock.setsockopt(
-            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program) // 8, ctypes.addressof(held))
-        )
-    except OSError:  # a sandbox without it
-        return False
-    return True
-
-
-def _accept_all(sock: socket.socket) -> list[socket.socket]:
-    """Every connection that waits for being accepted."""
-    sock.setblocking(False)
-    accepted: list[socket.socket] = []
-    while True:
-        try:
-            connection, _ = sock.accept()
-        except ConnectionAbortedError:  # it went away while it waited
-            continue
-        except OSError:  # there is none, or no descriptor for it
-            return accepted
-        connection.setblocking(False)
-        accepted.append(connection)
-
-
-def below_descriptor_limit(connections: int) -> int:
-    """Leave descriptors for the vendor, Redis and files, or accepting itself would fail, for everybody and loudly."""
-    try:
-        import resource  # noqa: PLC0415 - there is none on Windows
-    except ImportError:  # Windows has no such limit
-        return connections
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return connections
-    return max(1, min(connections, soft - max(24, soft // 4)))

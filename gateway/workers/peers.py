@@ -40,16 +40,25 @@ class Peers:
         self._number = 0
         self._known: list[bytes] = []
         self._known_snapshots: list[bytes] = []
+        self._tell_facts: Callable[[], object] = bool
         self._numbers: Callable[[], bytes] = bytes
         self._snapshot: Callable[[], bytes] = bytes
         self._purge: Callable[[str | None], None] = lambda _: None
 
     def take_part(
-        self, *, numbers: Callable[[], bytes], snapshot: Callable[[], bytes], purge: Callable[[str | None], None]
+        self,
+        *,
+        tell: Callable[[], None],
+        numbers: Callable[[], bytes],
+        snapshot: Callable[[], bytes],
+        purge: Callable[[str | None], None],
     ) -> None:
-        """Tell what others may ask of this worker: its numbers (from any thread), its snapshot for the status page,
-        and to purge what it alone keeps.
-        """  # noqa: D205 - one sentence
+        """Say what others may ask of this worker, and how it is done.
+
+        `numbers` are taken from another thread, after `tell` has told what is counted in bulk; `snapshot` is the status
+        page's; `purge` is of what this worker alone keeps.
+        """
+        self._tell_facts = tell
         self._numbers = numbers
         self._snapshot = snapshot
         self._purge = purge
@@ -150,6 +159,7 @@ class Peers:
     async def _tell(self) -> bytes:
         async with self._telling:  # later numbers must not be overtaken by earlier ones
             # Collecting takes milliseconds, which are not the loop's to lose.
+            self._tell_facts()
             numbers = await asyncio.to_thread(self._numbers)
             self._send(Numbers(numbers))
         return numbers

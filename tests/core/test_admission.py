@@ -6,7 +6,7 @@ import pytest
 
 from gateway.core.admission import Fetched, admit
 from gateway.core.cache_control import VendorCaching
-from gateway.core.entry import Entry
+from gateway.core.entry import Cap, Entry, Reckoning
 from gateway.core.listing import parse_listing
 from gateway.core.options import Lifetimes
 from gateway.core.query import AssetsQuery
@@ -26,24 +26,25 @@ def asset(*ends: float) -> str:
 
 
 @pytest.mark.parametrize(
-    ("ends", "fresh", "grace", "keep", "rule"),
+    ("ends", "fresh", "grace", "keep", "caps"),
     [
-        ([], 300, 360, 86_700, "settled"),
-        ([NOW + 1_000_000], 300, 360, 86_700, "settled"),
-        ([NOW + 3600], 300, 360, 3540, "settled"),
-        ([NOW + 3600, NOW + 400], 300, 340, 340, "settled"),
-        ([NOW + 200], 140, 140, 140, "url"),
-        ([NOW + 60], 30, 30, 30, "url"),
-        ([NOW], 300, 360, 86_700, "settled"),
-        ([NOW - 1, NOW + 400], 300, 340, 340, "settled"),
+        ([], 300, 360, 86_700, ()),
+        ([NOW + 1_000_000], 300, 360, 86_700, ()),
+        ([NOW + 3600], 300, 360, 3540, ("signed-url-keep",)),
+        ([NOW + 3600, NOW + 400], 300, 340, 340, ("signed-url-keep",)),
+        ([NOW + 200], 140, 140, 140, ("signed-url",)),
+        ([NOW + 60], 30, 30, 30, ("signed-url",)),
+        ([NOW], 300, 360, 86_700, ()),
+        ([NOW - 1, NOW + 400], 300, 340, 340, ("signed-url-keep",)),
     ],
 )
 def test_nothing_is_served_past_its_links(
-    ends: list[float], fresh: float, grace: float, keep: float, rule: str
+    ends: list[float], fresh: float, grace: float, keep: float, caps: tuple[Cap, ...]
 ) -> None:
     entry = admitted(asset(*ends) or '{"status":"success"}')
     assert [until - NOW for until in (entry.fresh_until, entry.grace_until, entry.keep_until)] == [fresh, grace, keep]
-    assert entry.rule == rule
+    assert entry.rule == "settled"
+    assert entry.reckoning == Reckoning(NOW, told=300, jitter=0.0, caps=caps)
 
 
 def test_age_counts_from_when_the_vendor_made_it() -> None:

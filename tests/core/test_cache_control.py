@@ -57,6 +57,20 @@ def test_what_the_vendor_asks_of_caches(headers: dict[str, str], expected: Vendo
     assert vendor_caching(CIMultiDict(headers), NOW) == expected
 
 
+@pytest.mark.parametrize(
+    ("headers", "said_by"),
+    [
+        ({"Cache-Control": "max-age=60, s-maxage=30", "Expires": "0"}, "s-maxage"),
+        ({"Cache-Control": "max-age=60", "Expires": "0"}, "max-age"),
+        ({"Cache-Control": "public", "Expires": "0"}, "expires"),
+        ({"Expires": "Wed, 14 Oct 2026 17:47:40 GMT"}, "expires"),
+        ({}, "nobody"),
+    ],
+)
+def test_who_said_how_long(headers: dict[str, str], said_by: str) -> None:
+    assert vendor_caching(CIMultiDict(headers), NOW).said_by == said_by
+
+
 @given(st.text(max_size=200), st.text(max_size=50), st.text(max_size=50))
 def test_no_header_is_an_error(cache_control: str, expires: str, age: str) -> None:
     told = vendor_caching(CIMultiDict({"Cache-Control": cache_control, "Expires": expires, "Age": age}), NOW)

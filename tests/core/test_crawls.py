@@ -6,7 +6,8 @@ from gateway.core.crawls import Crawls
 
 
 def rows(crawls: Crawls, *offsets: int, team: str = "a", limit: int = 10, listing: str = "l") -> list[int]:
-    return [crawls.follow(team, listing, limit, offset, limit) for offset in offsets]
+    places = [(team, listing, (), limit, offset) for offset in offsets]
+    return [crawls.follow(place, (*place[:4], place[4] + limit)) for place in places]
 
 
 def test_pages_in_a_row() -> None:

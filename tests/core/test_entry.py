@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 
+import msgspec
 import pytest
 from entries import entry
 from hypothesis import given
 from hypothesis import strategies as st
+from isal import isal_zlib
 
-from gateway.core.entry import FORMAT_VERSION, CorruptEntry, Entry, ForeignVersion, compress, entity_tag
+from gateway.core.entry import FORMAT_VERSION, CorruptEntry, Entry, ForeignVersion, Reckoning, compress, entity_tag
 
 WHOLE = entry(now=1_000_000.0)
 
 
 def test_it_comes_back_as_it_was() -> None:
     assert Entry.decode(WHOLE.encode(), WHOLE.key) == WHOLE
+    reckoned = replace(WHOLE, reckoning=Reckoning(1_000_000.5, 300, 0.05, ("one-day", "signed-url")))
+    assert Entry.decode(reckoned.encode(), WHOLE.key) == reckoned
+
+
+@pytest.mark.parametrize("fields", [14, 15, 16])
+def test_what_older_and_newer_replicas_store_is_read(fields: int) -> None:
+    """The header ended before the reckoning once, and may go on after it."""
+    data = replace(WHOLE, reckoning=Reckoning(1_000_000.5, 300, 0.05, ())).encode()
+    body_at = 13 + int.from_bytes(data[9:13], "big")
+    told = [*msgspec.msgpack.decode(data[13:body_at]), "of the future"][:fields]
+    header = msgspec.msgpack.encode(told)
+    rest = len(header).to_bytes(4, "big") + header + data[body_at:]
+    read = Entry.decode(data[:5] + isal_zlib.crc32(rest).to_bytes(4, "big") + rest, WHOLE.key)
+    assert (read.body, read.reckoning is None) == (WHOLE.body, fields == 14)
 
 
 @given(st.binary(max_size=300))

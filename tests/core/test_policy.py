@@ -81,6 +81,16 @@ def test_the_vendors_word_goes_before_the_configuration(vendor: VendorCaching, e
     assert page_lifetime(listing(10, settled=True), vendor, Lifetimes(), 0.0) == expected
 
 
+def test_a_lifetime_knows_how_it_came_about() -> None:
+    page, lifetimes = listing(10, settled=True), Lifetimes(jitter=0.5)
+    own = page_lifetime(page, SILENT, lifetimes, 0.5)
+    assert (own.rule, own.told, own.jitter, own.fresh, own.caps) == ("settled", 300, 0.25, 225, ())
+    strict = VendorCaching(fresh_for=1e9, age=5, stale_allowed=False, said_by="max-age")
+    told = page_lifetime(page, strict, lifetimes, 0.5)
+    assert (told.rule, told.told, told.jitter, told.fresh) == ("max-age", 86_400, 0.25, 64_800)
+    assert told.caps == ("one-day", "no-stale")
+
+
 @given(
     chance=st.floats(0, 1, exclude_max=True), jitter=st.floats(0, 0.99), settled=st.booleans(), count=st.integers(0, 99)
 )

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core import rolling, space_saving
-from gateway.core.latency import BUCKETS, REQUEST_SECONDS, quantiles
+from gateway.core.facts import LATENCY_BOUNDS
+from gateway.core.latency import BUCKETS, quantiles
 from gateway.core.rolling import Rolling
 from gateway.core.space_saving import SpaceSaving
 
@@ -68,7 +69,7 @@ def test_quantiles_lie_in_the_bucket_of_what_was_counted() -> None:
     counts[-1] = 1  # over 30 s: the last bound is as much as is known
     assert quantiles(counts, (0.5,)) == [30.0]
     counts = [4] + [0] * (BUCKETS - 1)
-    assert quantiles(counts, (0.5,)) == pytest.approx([REQUEST_SECONDS[0] / 2])
+    assert quantiles(counts, (0.5,)) == pytest.approx([LATENCY_BOUNDS[0] / 2])
 
 
 def zipf(seed: int, n: int = 20_000) -> list[str]:

@@ -133,7 +133,7 @@ def case_of(aoi_id: str, **query: Any) -> Case:
         "Accept-Encoding": st.sampled_from(["gzip", "identity", "*;q=0", "gzip;q=1, *;q=0", "br", ""]),
         "Cache-Control": st.sampled_from(["no-cache", "only-if-cached", "max-age=0"]),
         "If-None-Match": st.sampled_from(["*", '"x"']), "Range": st.just("bytes=0-1"),
-        "X-Request-Id": st.sampled_from(["mine", "not mine"]),
+        "X-Request-Id": st.sampled_from(["mine", "not mine"]), "X-Explain": st.just("1"),
     }),
 )  # fmt: skip
 def test_pages_are_as_the_document_says(

@@ -32,7 +32,7 @@ def asked(vendor: HoldingVendor) -> list[int]:
 
 async def settled(play: Play) -> None:
     """Until nothing is fetched behind anybody's back."""
-    await until(lambda: not play.gateway._cache._ahead)
+    await until(lambda: not play.gateway._cache.prefetch._under_way)
 
 
 MISS = "fwd=miss; fwd-status=200; stored"

@@ -143,7 +143,7 @@ async def test_openapi_describes_every_code_that_is_answered(play: Play) -> None
     for query, code in (("?limit=0", "invalid_parameter"), ("?x=1", "invalid_parameter")):
         assert (await play.page("a1", query)).code == code
         assert code in told
-    assert [parameter["name"] for parameter in operation["parameters"]] == ["aoi_id", "offset", "limit"]
+    assert [parameter["name"] for parameter in operation["parameters"]] == ["aoi_id", "offset", "limit", "X-Explain"]
 
 
 async def test_an_unexpected_error_is_500_and_tells_nothing(play: Play, vendor: MockVendor) -> None:

@@ -5,40 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from aiohttp import web
 from harness import playing
-
-PAGE = b'{"assets":[{"id":"x","status":"success"}],"pagination":{"total":1,"offset":0,"limit":10}}'
-
-
-class Vendor:
-    """Answers with one page and whatever headers it is told."""
-
-    def __init__(self) -> None:
-        self.headers: dict[str, str] = {}
-        self.status = 200
-        self.body = PAGE
-        self.calls = 0
-        self.url = ""
-
-    async def answer(self, _: web.BaseRequest) -> web.Response:
-        self.calls += 1
-        return web.Response(status=self.status, body=self.body, headers=self.headers)
+from telling_vendor import PAGE, TellingVendor, a_telling_vendor
 
 
 @pytest.fixture
-async def telling() -> AsyncIterator[Vendor]:
-    vendor = Vendor()
-    runner = web.ServerRunner(web.Server(vendor.answer))
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    vendor.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield vendor
-    await runner.cleanup()
+async def telling() -> AsyncIterator[TellingVendor]:
+    async with a_telling_vendor() as vendor:
+        yield vendor
 
 
 @pytest.mark.parametrize("forbids", ["no-store", "private", "max-age=60, no-store", 'private="Set-Cookie"'])
-async def test_what_may_not_be_stored_is_not_and_told_once(telling: Vendor, forbids: str) -> None:
+async def test_what_may_not_be_stored_is_not_and_told_once(telling: TellingVendor, forbids: str) -> None:
     telling.headers = {"Cache-Control": forbids}
     async with playing({"upstream.base_url": telling.url}) as play:
         for _ in range(3):
@@ -62,7 +40,7 @@ async def test_what_may_not_be_stored_is_not_and_told_once(telling: Vendor, forb
     ],
 )
 async def test_the_vendors_lifetime_goes_before_ours(
-    telling: Vendor, headers: dict[str, str], ttl: int, age: int
+    telling: TellingVendor, headers: dict[str, str], ttl: int, age: int
 ) -> None:
     telling.headers = headers
     async with playing({"upstream.base_url": telling.url}) as play:
@@ -75,7 +53,7 @@ async def test_the_vendors_lifetime_goes_before_ours(
 
 
 @pytest.mark.parametrize("strict", ["must-revalidate", "no-cache"])
-async def test_neither_grace_nor_keep_where_the_vendor_forbids_old_pages(telling: Vendor, strict: str) -> None:
+async def test_neither_grace_nor_keep_where_the_vendor_forbids_old_pages(telling: TellingVendor, strict: str) -> None:
     telling.headers = {"Cache-Control": f"{strict}, max-age=30"}
     async with playing({"upstream.base_url": telling.url}) as play:
         await play.page("a1")
@@ -85,7 +63,7 @@ async def test_neither_grace_nor_keep_where_the_vendor_forbids_old_pages(telling
         assert (await play.page("a1")).status == 502
 
 
-async def test_the_vendors_headers_can_be_overruled(telling: Vendor) -> None:
+async def test_the_vendors_headers_can_be_overruled(telling: TellingVendor) -> None:
     telling.headers = {"Cache-Control": "no-store"}
     async with playing({"upstream.base_url": telling.url, "upstream.cache_control": "ignore"}) as play:
         play.clock.stop()
@@ -94,7 +72,7 @@ async def test_the_vendors_headers_can_be_overruled(telling: Vendor) -> None:
         assert (await play.page("a1")).cache == "hit; ttl=299"
 
 
-async def test_no_page_outlives_its_links(telling: Vendor) -> None:
+async def test_no_page_outlives_its_links(telling: TellingVendor) -> None:
     async with playing({"upstream.base_url": telling.url}) as play:
         play.clock.stop()
         ends = int(play.clock.now()) + 200
@@ -108,14 +86,14 @@ async def test_no_page_outlives_its_links(telling: Vendor) -> None:
         assert reply.body == telling.body
 
 
-async def test_pages_that_are_not_kept_are_of_one_generation_all_the_same(telling: Vendor) -> None:
+async def test_pages_that_are_not_kept_are_of_one_generation_all_the_same(telling: TellingVendor) -> None:
     telling.headers = {"Cache-Control": "no-store"}
     async with playing({"upstream.base_url": telling.url}) as play:
         replies = [await play.page("a1", f"?offset={offset}") for offset in (0, 0, 10)]
         assert len({reply.headers["X-Listing-Generation"] for reply in replies}) == 1
 
 
-async def test_a_vendor_that_sets_cookies_gets_none_back(telling: Vendor) -> None:
+async def test_a_vendor_that_sets_cookies_gets_none_back(telling: TellingVendor) -> None:
     telling.headers = {"Set-Cookie": "a=b"}
     async with playing({"upstream.base_url": telling.url}) as play:
         reply = await play.page("a1")

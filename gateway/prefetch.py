@@ -1,0 +1,78 @@
+"""The next pages for a client that crawls, fetched before it asks for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from gateway.core.crawls import CRAWL_PAGES, Crawls, Place
+from gateway.core.errors import UpstreamError, UpstreamRefusal
+from gateway.core.policy import Fetch
+from gateway.core.query import AssetsQuery
+from gateway.windows import Found, Windows
+
+# Where a team is, and where it would be next.
+Trail = tuple[Place, Place]
+# Bring what was not found for a query, under a request id. Raises UpstreamError or UpstreamRefusal.
+Bring = Callable[[AssetsQuery, Found, str], Awaitable[object]]
+
+
+class Prefetch:
+    """Fetches so many `pages` ahead, while `idle` says that no other call to the vendor is under way."""
+
+    def __init__(self, windows: Windows, bring: Bring, *, pages: int, idle: Callable[[], bool]) -> None:
+        self._windows = windows
+        self._bring = bring
+        self._pages = pages
+        self._idle = idle
+        self._crawls = Crawls()
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    @property
+    def under_way(self) -> bool:
+        """Whether something is being fetched ahead."""
+        return bool(self._under_way)
+
+    def note(self, query: AssetsQuery, request_id: str, team: str) -> None:
+        """Note what a team asked for, and fetch ahead if it crawls."""
+        if self._pages > 0:
+            trail = self.trail(query, team)
+            if self.follow(trail):
+                self.look_ahead(query, request_id, trail)
+
+    def trail(self, query: AssetsQuery, team: str) -> Trail:
+        """Where a team is that asks this, and where it would be next."""
+        here = (team, query.aoi_id, query.filters, query.limit, query.offset)
+        return here, (*here[:4], query.offset + self._windows.step(query))
+
+    def follow(self, trail: Trail) -> bool:
+        """Note where a team is. Whether it crawls, so that what comes next is worth fetching ahead."""
+        return self._pages > 0 and self._crawls.follow(*trail) >= CRAWL_PAGES
+
+    def look_ahead(self, query: AssetsQuery, request_id: str, trail: Trail) -> None:
+        """Fetch what comes next on a trail, as far as it is not there."""
+        if not self._idle():
+            return
+        total, step = self._windows.total(query) or 0, trail[1][4] - query.offset
+        ahead = (query.offset + step * number for number in range(1, self._pages + 1))
+        pages = [query.window(offset, query.limit) for offset in ahead if offset < total]
+        pages = [page for page in pages if not self._windows.has(page)]
+        if pages:
+            task = asyncio.create_task(self._fetch(pages, request_id))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+
+    async def close(self) -> None:
+        """End what is under way."""
+        for task in self._under_way:
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    async def _fetch(self, pages: list[AssetsQuery], request_id: str) -> None:
+        with suppress(UpstreamError, UpstreamRefusal):  # it was told, and nobody waits for it
+            for query in pages:
+                if self._idle():
+                    found = await self._windows.find(query)
+                    if isinstance(found.decision, Fetch):
+                        await self._bring(query, found, request_id)

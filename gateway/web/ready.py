@@ -1,0 +1,101 @@
+"""An answer that is ready to be given again, but for the figures in its head that go with time.
+
+The head is kept as it was sent, with names where Age, Date, ttl and X-Request-Id stood. The page itself is the store's:
+what is ready does not keep it alive.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from aiohttp import web
+
+from gateway.cache import Answer
+from gateway.core.entry import Entry
+from gateway.core.query import AssetsQuery
+from gateway.core.seals import Seal
+from gateway.prefetch import Trail
+from gateway.web.access_log import RepeatedLine
+from gateway.web.http_date import http_date
+from gateway.web.tally import Tally
+
+_TTL = re.compile(r"(?<=; ttl=)-?[0-9]+")
+
+# Which bytes of an entry are an answer's body.
+Part = Literal["body", "gzipped", "nothing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What an answer with a page was made of."""
+
+    query: AssetsQuery
+    answer: Answer
+    team: str
+    part: Part
+
+
+@dataclass(slots=True)
+class Ready:
+    """How to answer one request again.
+
+    `seal` tells whether the entry would still be found, `take` takes of the team's budget, `trail` is where the team
+    is. `request_id` is the client's own, None where each request gets a new one; `forwarded` is what trusted proxies
+    say of the client. `before` and `after` are the head around the request id, as it is from `shown_from` to
+    `shown_until` (Unix time). `requests` are those that nobody was told of yet.
+    """
+
+    request: bytes
+    query: AssetsQuery
+    entry: weakref.ref[Entry]
+    part: Part
+    body_bytes: int
+    template: bytes
+    request_id: bytes | None
+    forwarded: str | None
+    seal: Seal
+    take: Callable[[], float | None] | None
+    trail: Trail
+    tally: Tally
+    line: RepeatedLine | None
+    before: bytes = b""
+    after: bytes = b""
+    shown_from: float = math.inf
+    shown_until: float = -math.inf
+    requests: int = 0
+    used: bool = False
+    ahead_at: float = -math.inf
+
+    def show(self, entry: Entry, now: float) -> bool:
+        """Bring the head up to date, unless the page is not fresh any more."""
+        if now >= entry.fresh_until:
+            return False
+        age, ttl, second = entry.age(now), math.floor(entry.fresh_until - now), int(now)
+        shown = self.template % {b"age": age, b"ttl": ttl, b"date": http_date(second).encode(), b"id": b"\0"}
+        self.before, _, self.after = shown.partition(b"\0")
+        # Age and ttl change with the page's seconds, Date with everybody's.
+        self.shown_from, self.shown_until = now, min(entry.born + age + 1, entry.fresh_until - ttl, second + 1)
+        return True
+
+
+def template_of(response: web.Response) -> bytes:
+    """The head of a response, to be filled in by % with `age`, `date`, `id` and `ttl`."""
+    lines = [f"HTTP/1.1 {response.status} {response.reason}"]
+    for name, value in response.headers.items():
+        match name:
+            case "Age":
+                lines.append("Age: %(age)d")
+            case "Date":
+                lines.append("Date: %(date)b")
+            case "X-Request-Id":
+                lines.append("X-Request-Id: %(id)b")
+            case "Cache-Status":
+                lines.append("Cache-Status: " + _TTL.sub("%(ttl)d", value.replace("%", "%%")))
+            case _:
+                lines.append(f"{name}: {value}".replace("%", "%%"))
+    return "\r\n".join((*lines, "", "")).encode()

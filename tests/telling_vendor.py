@@ -1,0 +1,37 @@
+"""A vendor with one page, which it sends with whatever headers it is told."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+PAGE = b'{"assets":[{"id":"x","status":"success"}],"pagination":{"total":1,"offset":0,"limit":10}}'
+
+
+class TellingVendor:
+    """Answers with one page and these headers."""
+
+    def __init__(self) -> None:
+        self.headers: dict[str, str] = {}
+        self.status = 200
+        self.body = PAGE
+        self.calls = 0
+        self.url = ""
+
+    async def answer(self, _: web.BaseRequest) -> web.Response:
+        self.calls += 1
+        return web.Response(status=self.status, body=self.body, headers=self.headers)
+
+
+@asynccontextmanager
+async def a_telling_vendor() -> AsyncIterator[TellingVendor]:
+    """One that listens."""
+    vendor = TellingVendor()
+    runner = web.ServerRunner(web.Server(vendor.answer))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    vendor.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield vendor
+    await runner.cleanup()
