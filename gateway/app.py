@@ -5,31 +5,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 from collections.abc import Callable, Coroutine
-from socket import socket
+from functools import partial
+from socket import gethostname, socket
 from typing import Any, Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
-from gateway import exposition
 from gateway.backing import Backing, around_redis, in_memory
 from gateway.cache import Cache
 from gateway.clock import Clock, SystemClock
 from gateway.core.facts import KeyLoaded, LoopLag
 from gateway.core.hosts import is_loopback
 from gateway.core.limits import Limits
-from gateway.core.options import ServerOptions
 from gateway.core.query import QueryRules, key_scope
+from gateway.core.snapshot import State
 from gateway.core.teams import Roster
 from gateway.errands import Errands
+from gateway.gathering import Gathering
 from gateway.journal import Journal
 from gateway.keys import KeyRing
 from gateway.logs import LineWriter
 from gateway.metrics import Metrics
 from gateway.reload import Reloads
-from gateway.settings import Settings
+from gateway.settings import NO_FILE, Settings
+from gateway.status import Status
 from gateway.stretches import Stretches
+from gateway.tls import server_tls
 from gateway.upstream import Upstream
 from gateway.web.access_log import AccessLog
 from gateway.web.admin import Admin
@@ -40,9 +42,10 @@ from gateway.web.exchange import ClientNames
 from gateway.web.listener import Listener
 from gateway.web.openapi import document
 from gateway.web.operations import Operations
-from gateway.web.pages import Pages
+from gateway.web.pages import Pages, StatusPlace
 from gateway.web.replay import Replays
 from gateway.web.router import Lifecycle, Route, Router
+from gateway.web.status import StatusPages
 from gateway.windows import Windows
 from gateway.workers.peers import Peers
 
@@ -70,6 +73,7 @@ class Gateway:
         writer: LineWriter,
         log_form: Literal["text", "json"],
         *,
+        source: str = NO_FILE,
         example_aoi: str | None = None,
         peers: Peers | None = None,
         clock: Clock | None = None,
@@ -80,7 +84,10 @@ class Gateway:
         self._peers = peers
         self._clock = clock = clock or SystemClock()
         self._metrics = Metrics(CollectorRegistry(), settings.teams)
-        self._sinks: list[Callable[[NamedTuple], None]] = [self._metrics.observe, Journal(clock).observe]
+        self._status = Status(clock, self._fixed())
+        self._sinks: list[Callable[[NamedTuple], None]] = [
+            self._metrics.observe, self._status.observe, Journal(clock).observe,
+        ]  # fmt: skip
         self._access_log = AccessLog(writer, log_form, clock) if settings.log.access else None
         if self._access_log is not None:
             self._sinks.append(self._access_log.observe)
@@ -92,16 +99,24 @@ class Gateway:
         self._upstream = Upstream(
             settings.upstream, keys, self._gate, clock=clock, chance=chance, observe=self._observe
         )
-        if peers is not None:
-            peers.take_part(numbers=lambda: exposition.encode(self._numbers()), purge=backing.purge_here)
         self._limits = Limits()
         self._errands = self._build_errands(chance)
         self._cache = self._build_cache()
         self._authenticators: list[Authenticator] = []
         self._replays = self._build_replays()
+        self._gathering = Gathering(
+            self._metrics, self._status, peers, tell=self._replays.tell,
+            configuration=lambda: self.reloads.configuration, life=lambda: self._lifecycle.state,
+        )  # fmt: skip
+        if peers is not None:
+            peers.take_part(
+                tell=self._replays.tell, numbers=self._gathering.numbers, snapshot=self._gathering.snapshot,
+                purge=backing.purge_here,
+            )  # fmt: skip
+        self._status_pages = StatusPages(self._gathering.status, gethostname(), clock)
         self._client_router, self._ops_router = self._build_routers(example_aoi)
         self.reloads = Reloads(
-            settings, authenticators=self._authenticators, budgets=self._budgets, replays=self._replays,
+            settings, source, authenticators=self._authenticators, budgets=self._budgets, replays=self._replays,
             errands=self._errands, keys=keys, clock=clock, observe=self._observe,
         )  # fmt: skip
         self._listeners: list[Listener] = []
@@ -145,6 +160,7 @@ class Gateway:
         if drain:
             await asyncio.sleep(self._settings.server.drain)
         last = self._lifecycle.state == "draining"
+        self._status_pages.close()
         await asyncio.gather(*(listener.stop(patient=drain, last=last) for listener in self._listeners))
         for task in self._tasks:
             task.cancel()
@@ -162,10 +178,24 @@ class Gateway:
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))
 
+    @property
+    def _memory_for_pages(self) -> int:
+        """What remembers requests has its share of it."""
+        settings = self._settings
+        return int(settings.cache.memory_max_bytes * (1 - _REPLAYS_SHARE * settings.server.replay))
+
+    def _fixed(self) -> State:
+        """What the status page tells that stays as it is."""
+        return State(
+            redis=self._settings.uses_redis,
+            most_in_flight=self._settings.upstream.max_concurrency,
+            most_queued=self._settings.upstream.max_queue,
+            most_size=self._memory_for_pages,
+        )
+
     def _build_backing(self) -> Backing:
         settings, clock, observe = self._settings, self._clock, self._observe
-        # What remembers requests has its share of it.
-        memory = int(settings.cache.memory_max_bytes * (1 - _REPLAYS_SHARE * settings.server.replay))
+        memory = self._memory_for_pages
         if not settings.uses_redis:
             others = None if self._peers is None else self._peers.purge
             return in_memory(
@@ -228,11 +258,17 @@ class Gateway:
         settings = self._settings
         rules = QueryRules(settings.query.max_limit, tuple(settings.query.filters))
         tokens = settings.auth_mode == "tokens"
-        pages = Pages(document(rules, tokens=tokens), tokens=tokens, example_aoi=example_aoi).routes()
-        operations = Operations(self._lifecycle, self._scrape).routes() | Admin(self._cache.purge).routes()
         own_listener = settings.ops.port is not None
-        client = self._router(pages if own_listener else pages | operations, Assets(self._cache, rules))
-        return client, self._router(pages | operations, None) if own_listener else None
+        local = is_loopback(settings.server.host)
+        described = document(rules, tokens=tokens, status=not own_listener)
+        pages = partial(Pages, described, tokens=tokens, example_aoi=example_aoi)
+        operations = Operations(self._lifecycle, self._gathering.scrape).routes() | Admin(self._cache.purge).routes()
+        operations |= self._status_pages.routes(guarded=not own_listener)
+        if own_listener:
+            client = self._router(pages(status="elsewhere").routes(), Assets(self._cache, rules))
+            return client, self._router(pages(status="here").routes() | operations, None)
+        place: StatusPlace = "with a token" if tokens else "here" if local else "nowhere"
+        return self._router(pages(status=place).routes() | operations, Assets(self._cache, rules)), None
 
     def _router(self, routes: dict[str, Route], assets: Assets | None) -> Router:
         settings = self._settings
@@ -253,32 +289,8 @@ class Gateway:
             observe=self._observe,
         )
 
-    async def _scrape(self, accept: str) -> tuple[bytes, str]:
-        if self._peers is None:
-            return exposition.rendered(self._numbers(), accept)
-        # Numbers of many processes take their time, and the loop has none.
-        return await asyncio.to_thread(_written, await self._peers.numbers(), accept)
-
-    def _numbers(self) -> exposition.Numbers:
-        self._replays.tell()
-        return self._metrics.numbers()
-
     async def _measure_lag(self) -> None:
         while True:
             expected = self._clock.monotonic() + _LAG_SECONDS
             await self._clock.sleep(_LAG_SECONDS)
             self._observe(LoopLag(max(0.0, self._clock.monotonic() - expected)))
-
-
-def _written(told: list[bytes], accept: str) -> tuple[bytes, str]:
-    return exposition.rendered(exposition.merged(map(exposition.decode, told)), accept)
-
-
-def server_tls(server: ServerOptions) -> ssl.SSLContext | None:
-    """The TLS of the client listener, if it has any. Raises ssl.SSLError or OSError when its files cannot be used."""
-    if server.tls_cert_file is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(server.tls_cert_file, server.tls_key_file)
-    context.set_alpn_protocols(["http/1.1"])
-    return context

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,8 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     flags = {f"server.{name}": getattr(arguments, name) for name in ("host", "port", "workers")}
 
-    def loaded() -> Loaded:
-        return load(file=getattr(arguments, "config", None), environ=os.environ, flags=flags)
-
-    return serve(loaded(), lambda: loaded().settings)
+    again = partial(_load, arguments, need_key=True, **flags)
+    return serve(again(), again)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -219,7 +218,8 @@ def _openapi(arguments: argparse.Namespace) -> int:
 
     settings = _load(arguments).settings
     rules = QueryRules(settings.query.max_limit, tuple(settings.query.filters))
-    print(json.dumps(document(rules, tokens=settings.auth_mode == "tokens"), indent=2))
+    shown = document(rules, tokens=settings.auth_mode == "tokens", status=settings.ops.port is None)
+    print(json.dumps(shown, indent=2))
     return FINE
 
 

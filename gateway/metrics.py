@@ -113,7 +113,8 @@ class Metrics:
         def served(fact: facts.RequestServed) -> None:
             in_flight.dec()
             total(fact.route, fact.method, str(fact.status), fact.team).inc()
-            duration(fact.route, fact.cache).observe(fact.duration)
+            if not fact.streamed:
+                duration(fact.route, fact.cache).observe(fact.duration)
             sent(fact.route, fact.cache).inc(fact.body_bytes)
 
         def replayed(fact: facts.RequestsReplayed) -> None:

@@ -11,29 +11,35 @@ import logging
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from gateway.budgets import Budgets
 from gateway.clock import Clock
 from gateway.core.facts import KeyLoaded, Observe, Reloaded
+from gateway.core.snapshot import Configuration, Reload
 from gateway.core.teams import Roster
 from gateway.errands import Errands
 from gateway.key_files import follow, renew
 from gateway.keys import KeyRing, Slot
-from gateway.settings import ConfigurationError, Settings, read_secret
+from gateway.settings import ConfigurationError, Loaded, Settings, digest, read_secret
 from gateway.web.auth import Authenticator
 from gateway.web.replay import Replays
 
 # What a reload takes over; of anything else that has changed it says that a restart is needed.
 _AT_ONCE = ("teams.", "cache.lifetimes.", "upstream.api_key", "upstream.previous_api_key")
+# As much of what is wrong with a configuration as is told later; the log has all of it.
+_LONGEST_REASON = 2000
 
 _log = logging.getLogger("gateway")
 
 
 class Reloads:
-    """Takes configurations over for the parts of one gateway, `settings` being the one that it was built from."""
+    """Takes configurations over for the parts of one gateway, `settings` from `source` being what it was built from."""
 
     def __init__(
         self,
         settings: Settings,
+        source: str,
         *,
         authenticators: Sequence[Authenticator],
         replays: Replays,
@@ -52,6 +58,12 @@ class Reloads:
         self._clock = clock
         self._observe = observe
         self._following: list[asyncio.Task[None]] = []
+        self._configuration = Configuration(source, clock.now(), digest(settings))
+
+    @property
+    def configuration(self) -> Configuration:
+        """Which configuration is live."""
+        return self._configuration
 
     def follow_key_files(self) -> None:
         """Follow the key files of the configuration, and no others."""
@@ -75,25 +87,31 @@ class Reloads:
             task.cancel()
         await asyncio.gather(*self._following, return_exceptions=True)
 
-    def reload(self, load: Callable[[], Settings]) -> None:
+    def reload(self, load: Callable[[], Loaded]) -> None:
         """Take over what `load` gives; if it raises ConfigurationError, tell of it and change nothing."""
         try:
-            settings = load()
+            loaded = load()
         except ConfigurationError as error:
             self._refused(str(error))
             return
+        settings = loaded.settings
         if settings.auth_mode != self._settings.auth_mode:
             self._refused("auth.mode is fixed at start: whether tokens are asked for takes a restart")
             return
         later = sorted(_differences(self._settings, settings))
         self._settings = settings
         self._take_over(settings)
+        now = self._clock.now()
+        self._configuration = Configuration(loaded.source, now, digest(settings), Reload(now, successful=True))
         self._observe(Reloaded(fine=True))
         _log.info("the configuration was reloaded")
         if later:
             _log.warning("some settings that have changed take a restart", extra={"settings": ", ".join(later)})
 
     def _refused(self, why: str) -> None:
+        told = self._keys.withhold(why.encode()).decode(errors="replace")[:_LONGEST_REASON]
+        outcome = Reload(self._clock.now(), successful=False, why=told)
+        self._configuration = replace(self._configuration, last_reload=outcome)
         self._observe(Reloaded(fine=False))
         _log.error("the configuration was not reloaded; the old one stays", extra={"why": why})
 

@@ -19,13 +19,14 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-from gateway.app import Gateway, Sockets, server_tls
+from gateway.app import Gateway, Sockets
 from gateway.keys import KeyRing
 from gateway.logs import LineWriter, chosen_format, configure
 from gateway.mock_vendor import MockVendor
 from gateway.ports import PortTakenError, bind_all, url_of
 from gateway.settings import ConfigurationError, Loaded, Settings, load
 from gateway.stores.redis_client import BadStoreUrl, connect
+from gateway.tls import server_tls
 from gateway.workers.funnel import Funnel
 from gateway.workers.peers import Peers
 from gateway.workers.supervisor import Supervisor
@@ -36,7 +37,7 @@ _ENDING = (signal.SIGTERM, signal.SIGINT)
 _log = logging.getLogger("gateway")
 
 
-def serve(loaded: Loaded, again: Callable[[], Settings]) -> int:
+def serve(loaded: Loaded, again: Callable[[], Loaded]) -> int:
     """Run the gateway until SIGTERM or SIGINT; at SIGHUP it goes by what `again` loads."""
     try:
         sockets = bind_all(loaded.settings)
@@ -58,7 +59,7 @@ def mock_vendor(host: str, port: int, *, key: str | None, aois: int, seed: int) 
     return _run(_mock_vendor(host, port, key, aois, seed))
 
 
-async def _serve(loaded: Loaded, sockets: Sockets, again: Callable[[], Settings]) -> int:
+async def _serve(loaded: Loaded, sockets: Sockets, again: Callable[[], Loaded]) -> int:
     stop = _on_signals(*_ENDING)
     settings = loaded.settings
     keys, writer, form = _prepare(settings)
@@ -70,7 +71,7 @@ async def _serve(loaded: Loaded, sockets: Sockets, again: Callable[[], Settings]
         if found := unusable(settings):
             print("\n".join(f"{loaded.source}: {fault}" for fault in found), file=sys.stderr)
             return CONFIGURATION
-        gateway = Gateway(settings, keys, writer, form)
+        gateway = Gateway(settings, keys, writer, form, source=loaded.source)
         await gateway.start(sockets)
         if hasattr(signal, "SIGHUP"):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloads.reload, again)
@@ -85,7 +86,7 @@ async def _serve(loaded: Loaded, sockets: Sockets, again: Callable[[], Settings]
     return FINE
 
 
-def _supervise(loaded: Loaded, sockets: Sockets, again: Callable[[], Settings]) -> int:
+def _supervise(loaded: Loaded, sockets: Sockets, again: Callable[[], Loaded]) -> int:
     """Run several workers, which share the sockets. Nothing here may begin a thread or a loop: see `Supervisor`."""
     settings = loaded.settings
     form = chosen_format(settings.log.format, terminal=sys.stdout.isatty())
@@ -98,17 +99,17 @@ def _supervise(loaded: Loaded, sockets: Sockets, again: Callable[[], Settings]) 
         print("\n".join(f"{loaded.source}: {fault}" for fault in found), file=sys.stderr)
         return CONFIGURATION
     url, workers = url_of(settings, sockets.client), settings.server.workers
-    latest: Settings | None = None
+    latest: Loaded | None = None
 
     def work(channel: socket.socket) -> int:
-        return _run(_work(settings, latest, sockets, form=form, channel=channel, again=again))
+        return _run(_work(loaded, latest, sockets, form=form, channel=channel, again=again))
 
     def reload() -> None:
         """Keep for workers that are started later what those that live take over now, or refuse and tell of."""
         nonlocal latest
         with suppress(ConfigurationError):
             now = again()
-            latest = now if now.auth_mode == settings.auth_mode else latest
+            latest = now if now.settings.auth_mode == settings.auth_mode else latest
 
     code = Supervisor(
         workers,
@@ -128,18 +129,18 @@ def _supervise(loaded: Loaded, sockets: Sockets, again: Callable[[], Settings]) 
 
 
 async def _work(
-    settings: Settings, latest: Settings | None, sockets: Sockets, *, form: Any, channel: socket.socket,
-    again: Callable[[], Settings],
+    loaded: Loaded, latest: Loaded | None, sockets: Sockets, *, form: Any, channel: socket.socket,
+    again: Callable[[], Loaded],
 ) -> int:  # fmt: skip
     """Serve as one worker of several, until told to end by the parent, by its death, or by a signal of its own.
 
-    `latest` is what the others have taken over since they were built from `settings`.
+    `latest` is what the others have taken over since they were built from what was `loaded`.
     """
     stop = _on_signals(signal.SIGTERM)
     peers = Peers(channel)
-    keys, writer, _ = _prepare(settings, form)
+    keys, writer, _ = _prepare(loaded.settings, form)
     try:
-        gateway = Gateway(settings, keys, writer, form, peers=peers)
+        gateway = Gateway(loaded.settings, keys, writer, form, source=loaded.source, peers=peers)
         if latest is not None:
             gateway.reloads.reload(lambda: latest)
         gateway.reloads.renew_keys()
@@ -216,7 +217,7 @@ async def _mock_vendor(host: str, port: int, key: str | None, aois: int, seed: i
 
 def _invitation(gateway: str, vendor: str, aoi_id: str) -> str:
     return (
-        f"\n  Gateway          {gateway}/    (docs: {gateway}/docs, metrics: {gateway}/metrics)\n"
+        f"\n  Gateway          {gateway}/    (docs: {gateway}/docs, status: {gateway}/status)\n"
         f"  Stand-in vendor  {vendor}/    (it wants a key, which the gateway holds)\n\n"
         f"Try this twice, and compare Cache-Status:\n\n"
         f"  curl -i '{gateway}/v0/aois/{aoi_id}/assets?offset=0&limit=10'\n\n"

@@ -135,7 +135,7 @@ class Side:
         return head, body
 
     async def counted(self) -> Mapping[str, float]:
-        body, _ = await self.play.gateway._scrape("")
+        body, _ = await self.play.gateway._gathering.scrape("")
         return {
             series: value
             for series, value in parse_metrics(body.decode()).items()
@@ -183,7 +183,7 @@ class Stage:
             await side.play.gateway._cache.purge(aoi_id)
 
     async def reload(self, beta: list[str]) -> None:
-        loaded = load(environ={}, flags=flags(self.vendor, beta=beta), use_file=False).settings
+        loaded = load(environ={}, flags=flags(self.vendor, beta=beta), use_file=False)
         for side in self.both:
             side.play.gateway.reloads.reload(lambda: loaded)
 

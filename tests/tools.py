@@ -1,7 +1,7 @@
 """Programs that check files, and reading those files.
 
 What the development extras bring must be there. What only the operating system has may be missing on a newcomer's
-machine, and then the check is skipped; where REQUIRE_TOOLS is set, as in CI, it fails instead.
+machine, and then the check is skipped; where NO_SKIPS is set, as in CI, it fails instead.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def tool(name: str, package: str) -> str:
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if found is None:
         missing = f"{name} is not installed (Debian has it in {package})"
-        if os.environ.get("REQUIRE_TOOLS"):
+        if os.environ.get("NO_SKIPS"):
             pytest.fail(missing)
         pytest.skip(missing)
     return found

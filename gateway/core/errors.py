@@ -39,11 +39,15 @@ class BadQuery(CallerError):
 
 
 class Unauthorized(CallerError):
-    """No, unknown, or contradicting credentials; `reason` is `missing`, `unknown` or `conflicting`."""
+    """No, unknown, or contradicting credentials; `reason` is `missing`, `unknown` or `conflicting`.
 
-    def __init__(self, reason: str) -> None:
+    `browser` tells that this is a page, where a browser may ask its user for the token.
+    """
+
+    def __init__(self, reason: str, *, browser: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.browser = browser
 
 
 class Denied(CallerError):

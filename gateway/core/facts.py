@@ -26,7 +26,10 @@ class RequestBegan(NamedTuple):
 
 
 class RequestServed(NamedTuple):
-    """A request was answered; `cache` is empty where no page was asked for. `None` is what the log does not tell."""
+    """A request was answered; `cache` is empty where no page was asked for. `None` is what the log does not tell.
+
+    `problem` is the code of what went wrong. A `streamed` answer took as long as its client listened.
+    """
 
     request_id: str
     route: str
@@ -39,6 +42,8 @@ class RequestServed(NamedTuple):
     body_bytes: int
     duration: float
     upstream: float | None
+    problem: str = ""
+    streamed: bool = False
 
 
 class RequestsReplayed(NamedTuple):

@@ -4,8 +4,10 @@
 and defaults, are in `gateway.core.options`.
 """
 
+from gateway.settings.digest import digest
 from gateway.settings.layers import Fault
 from gateway.settings.loading import (
+    NO_FILE,
     ConfigurationError,
     Loaded,
     Settings,
@@ -17,10 +19,12 @@ from gateway.settings.loading import (
 )
 
 __all__ = [
+    "NO_FILE",
     "ConfigurationError",
     "Fault",
     "Loaded",
     "Settings",
+    "digest",
     "find_file",
     "load",
     "read_secret",

@@ -5,6 +5,7 @@ This file owns where a token stands in a request. Whose it is, `core.teams` know
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 
 from aiohttp.web import BaseRequest
@@ -36,23 +37,23 @@ class Authenticator:
         """Let these teams in from now on."""
         self._roster = roster
 
-    def team_of(self, request: BaseRequest) -> Team:
-        """The team whose token the request has. Raises Unauthorized."""
+    def team_of(self, request: BaseRequest, *, browser: bool = False) -> Team:
+        """The team whose token the request has; for a `browser`, Basic's password is one. Raises Unauthorized."""
         if self._roster is None:
             return _OWNER if self._local and _is_direct(request) else ANONYMOUS
-        tokens = _tokens(request)
+        tokens = _tokens(request, basic=browser)
         if len(tokens) > 1:
-            raise self._failed("conflicting")
+            raise self._failed("conflicting", browser)
         if not tokens:
-            raise self._failed("missing")
+            raise self._failed("missing", browser)
         team = self._roster.find(tokens.pop())
         if team is None:
-            raise self._failed("unknown")
+            raise self._failed("unknown", browser)
         return team
 
-    def _failed(self, reason: str) -> Unauthorized:
+    def _failed(self, reason: str, browser: bool) -> Unauthorized:
         self._observe(AuthFailed(reason))
-        return Unauthorized(reason)
+        return Unauthorized(reason, browser=browser)
 
 
 def _is_direct(request: BaseRequest) -> bool:
@@ -60,11 +61,22 @@ def _is_direct(request: BaseRequest) -> bool:
     return is_loopback(request.remote or "") and not any(name in request.headers for name in _FORWARDING)
 
 
-def _tokens(request: BaseRequest) -> set[str]:
-    """Every token of the request: bare or after Bearer in Authorization, or in X-API-Key."""
+def _tokens(request: BaseRequest, *, basic: bool) -> set[str]:
+    """Every token of the request: bare or after Bearer in Authorization, in X-API-Key, or Basic's password."""
     found = set()
     for value in request.headers.getall("Authorization", ()):
         scheme, blank, rest = value.strip().partition(" ")
-        found.add(rest.strip() if blank and scheme.lower() == "bearer" else value.strip())
+        if basic and blank and scheme.lower() == "basic":
+            found.add(_password(rest.strip()))
+        else:
+            found.add(rest.strip() if blank and scheme.lower() == "bearer" else value.strip())
     found.update(value.strip() for value in request.headers.getall("X-API-Key", ()))
     return found - {""}
+
+
+def _password(credentials: str) -> str:
+    """What is behind the first colon (RFC 7617, section 2); credentials that are none are nobody's token either."""
+    try:
+        return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
+    except ValueError:  # no base64, or no UTF-8
+        return credentials

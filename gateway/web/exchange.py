@@ -27,6 +27,7 @@ class Exchange:
     aoi_id: str | None = None
     cache: str = ""
     upstream: float | None = None
+    problem: str = ""
 
 
 class RequestIds:

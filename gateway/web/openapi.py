@@ -9,8 +9,11 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+from msgspec.json import schema_components
+
 from gateway import __version__
 from gateway.core.query import DEFAULT_LIMIT, DEFAULT_OFFSET, QueryRules
+from gateway.core.status_document import Report
 from gateway.web.explain import HEADER
 from gateway.web.problems import CODES
 
@@ -70,8 +73,8 @@ _MORE_HEADERS: dict[int, dict[str, Any]] = {
 _EXPLAINED = (404, 429, 500, 502, 503, 504)
 
 
-def document(rules: QueryRules, *, tokens: bool) -> dict[str, Any]:
-    """Describe the endpoint; `tokens` tells whether a client needs one."""
+def document(rules: QueryRules, *, tokens: bool, status: bool) -> dict[str, Any]:
+    """Describe the endpoint; `tokens` tells whether a client needs one, `status` whether `/status.json` is here too."""
     operation: dict[str, Any] = {
         "operationId": "listAssets",
         "summary": "List the assets of an AOI, page by page",
@@ -90,8 +93,12 @@ def document(rules: QueryRules, *, tokens: bool) -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "tags": [{"name": "Assets"}],
         "paths": {"/v0/aois/{aoi_id}/assets": {"get": operation}},
-        "components": {"schemas": _SCHEMAS},
+        "components": {"schemas": dict(_SCHEMAS)},
     }
+    if status:
+        found["tags"].append({"name": "Operations"})
+        found["paths"]["/status.json"] = {"get": _status(tokens=tokens)}
+        found["components"]["schemas"] |= schema_components([Report], ref_template="#/components/schemas/{name}")[1]
     if tokens:
         operation["security"] = [{"bearer": []}, {"header": []}]
         found["components"]["securitySchemes"] = {
@@ -163,6 +170,27 @@ def _responses() -> dict[str, Any]:
     for explained in (refused, *(problems[str(status)] for status in _EXPLAINED)):
         explained["headers"] |= _EXPLAIN
     return {"200": page, "304": not_modified, "4XX": refused, **problems}
+
+
+def _status(*, tokens: bool) -> dict[str, Any]:
+    answer = {
+        "description": "How this instance is, with all its workers; fields may be added while `format` is 1.",
+        "headers": {"Cache-Control": _header("Never kept.", {"const": "no-store"}), **_REQUEST_ID},
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Report"}}},
+    }
+    basic = {"WWW-Authenticate": _header("How to send a token: Bearer, or Basic with the token as password.")}
+    problems = {str(status): _problem(_words(status), {}) for status in (400, 403, 405, 408, 414, 417, 431, 500, 505)}
+    if tokens:
+        problems["401"] = _problem(_words(401), basic)
+    needed: dict[str, Any] = {"security": [{"bearer": []}, {"header": []}]} if tokens else {}
+    return {
+        "operationId": "status",
+        "summary": "How this instance is, in figures",
+        "description": "For tokens with the scope admin or, without teams, for clients on the same machine.",
+        "tags": ["Operations"],
+        "responses": {"200": answer, **dict(sorted(problems.items()))},
+        **needed,
+    }
 
 
 def _words(status: int) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from multidict import CIMultiDict
 
 from gateway.core import errors
 from gateway.core.errors import Envelope
@@ -87,7 +88,7 @@ def problem_of(error: Exception) -> Problem:
                 "unknown": "this token is not known",
                 "conflicting": "the request has two different tokens",
             }
-            return Problem(401, "unauthorized", words[error.reason], headers={"WWW-Authenticate": "Bearer"})
+            return Problem(401, "unauthorized", words[error.reason], headers=_challenges(error))
         case errors.LimitReached():
             return _limit_reached(error)
         case errors.Denied():
@@ -101,6 +102,14 @@ def problem_of(error: Exception) -> Problem:
         if isinstance(error, kind):
             return Problem(status, code, message, headers=_retry_after(error, status))
     return INTERNAL_ERROR
+
+
+def _challenges(error: errors.Unauthorized) -> Mapping[str, str]:
+    """How to send a token. Two lines, not one with a comma: browsers do not take the latter apart."""
+    if not error.browser:
+        return {"WWW-Authenticate": "Bearer"}
+    basic = 'Basic realm="pixxel-gateway: any name, token as password", charset="UTF-8"'  # RFC 7617, section 2
+    return CIMultiDict([("WWW-Authenticate", "Bearer"), ("WWW-Authenticate", basic)])
 
 
 def _limit_reached(error: errors.LimitReached) -> Problem:
@@ -138,8 +147,9 @@ def render(problem: Problem, request_id: str) -> web.Response:
     response = web.Response(
         status=problem.status,
         body=msgspec.json.encode({"error": error}),
-        headers={"Content-Type": "application/json", "Cache-Control": "no-store", **problem.headers},
+        headers={"Content-Type": "application/json", "Cache-Control": "no-store"},
     )
+    response.headers.extend(problem.headers)
     if problem.close:
         response.force_close()
     return response

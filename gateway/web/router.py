@@ -21,6 +21,7 @@ from gateway.core.teams import Team
 from gateway.web.assets import Assets
 from gateway.web.auth import Authenticator
 from gateway.web.cors import Cors
+from gateway.web.events import EventStream
 from gateway.web.exchange import ClientNames, Exchange, request_id_of
 from gateway.web.framing import Target, check
 from gateway.web.http_date import http_date
@@ -30,18 +31,20 @@ from gateway.web.problems import INTERNAL_ERROR, Problem, problem_of, render
 _CLIENT_LEFT = 499
 
 RouteName = Literal[
-    "assets", "landing", "docs", "openapi", "metrics", "healthz", "readyz", "purge", "unknown", "invalid"
-]
+    "assets", "landing", "docs", "openapi", "metrics", "healthz", "readyz", "purge",
+    "status", "status_json", "status_events", "unknown", "invalid",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path with its answer; only an `admin` route asks who is there."""
+    """A path with its answer; only an `admin` route asks who is there, and a `browser` one in a browser's way too."""
 
     name: RouteName
-    answer: Callable[[web.BaseRequest], Awaitable[web.Response]]
+    answer: Callable[[web.BaseRequest], Awaitable[web.Response | EventStream]]
     methods: tuple[str, ...] = ("GET", "HEAD")
     admin: bool = False
+    browser: bool = False
 
 
 class Lifecycle:
@@ -90,6 +93,9 @@ class Router:
         response: web.StreamResponse | None = None
         try:
             response = await self._answer(request, exchange)
+            if isinstance(response, EventStream):
+                self._finished(request, exchange, response)
+                await response.run(request)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - this is the one place where nothing may escape
@@ -121,12 +127,12 @@ class Router:
             raise Problem(404, "not_found", "there is nothing here; / tells what there is")
         exchange.route = route.name
         self._check_method(request, route.methods)
-        if route.admin and "admin" not in self._authenticated(request, exchange).scopes:
+        if route.admin and "admin" not in self._authenticated(request, exchange, browser=route.browser).scopes:
             raise Denied("this needs the scope admin or, in open mode, a client on this machine")
         return await route.answer(request)
 
-    def _authenticated(self, request: web.BaseRequest, exchange: Exchange) -> Team:
-        team = self._authenticator.team_of(request)
+    def _authenticated(self, request: web.BaseRequest, exchange: Exchange, *, browser: bool = False) -> Team:
+        team = self._authenticator.team_of(request, browser=browser)
         exchange.team = team.name
         return team
 
@@ -138,6 +144,7 @@ class Router:
 
     def _failed(self, error: Exception, exchange: Exchange) -> web.Response:
         problem = problem_of(error)
+        exchange.problem = problem.code
         if problem is INTERNAL_ERROR:
             self._observe(Stumbled(type(error).__name__, _where(error), exchange.request_id))
         return render(problem, exchange.request_id)
@@ -156,6 +163,7 @@ class Router:
     def _served(self, exchange: Exchange, response: web.StreamResponse | None, began: float) -> None:
         body = response.body if isinstance(response, web.Response) else None
         sends_body = exchange.method != "HEAD" and isinstance(body, bytes)
+        stream = response if isinstance(response, EventStream) else None
         self._observe(
             RequestServed(
                 request_id=exchange.request_id,
@@ -166,9 +174,11 @@ class Router:
                 aoi_id=exchange.aoi_id,
                 status=_CLIENT_LEFT if response is None else response.status,
                 cache=exchange.cache,
-                body_bytes=len(body) if sends_body and isinstance(body, bytes) else 0,
+                body_bytes=len(body) if sends_body and isinstance(body, bytes) else stream.sent if stream else 0,
                 duration=self._clock.monotonic() - began,
                 upstream=exchange.upstream,
+                problem=exchange.problem,
+                streamed=stream is not None,
             )
         )
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-Matter = Literal["numbers", "purge"]
+Matter = Literal["numbers", "snapshot", "purge"]
 
 
 class Started(msgspec.Struct, array_like=True, tag=1, frozen=True):
@@ -20,6 +20,12 @@ class Started(msgspec.Struct, array_like=True, tag=1, frozen=True):
 
 class Numbers(msgspec.Struct, array_like=True, tag=2, frozen=True):
     """To the parent: what I have counted so far, as `exposition` encodes it."""
+
+    data: bytes
+
+
+class Shown(msgspec.Struct, array_like=True, tag=8, frozen=True):
+    """To the parent: my snapshot for the status page, as `core.snapshot` encodes it."""
 
     data: bytes
 
@@ -47,11 +53,14 @@ class Do(msgspec.Struct, array_like=True, tag=5, frozen=True):
 
 
 class Told(msgspec.Struct, array_like=True, tag=6, frozen=True):
-    """To the worker that asked: whether all others have done it, and the numbers of all others, ended ones included."""
+    """To the worker that asked: whether all others have done it, and what they told.
+
+    These are the numbers, or the snapshots, of all others, ended ones included.
+    """
 
     number: int
     complete: bool
-    numbers: list[bytes]
+    told: list[bytes]
 
 
 class End(msgspec.Struct, array_like=True, tag=7, frozen=True):
@@ -60,7 +69,7 @@ class End(msgspec.Struct, array_like=True, tag=7, frozen=True):
     drain: bool
 
 
-Letter = Started | Numbers | Ask | Done | Do | Told | End
+Letter = Started | Numbers | Shown | Ask | Done | Do | Told | End
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[Letter] = msgspec.msgpack.Decoder(Letter)

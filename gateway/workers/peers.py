@@ -13,11 +13,12 @@ from contextlib import suppress
 from typing import Literal
 
 from gateway.core.errors import StoreDown
-from gateway.workers.letters import Ask, Do, Done, End, Inbox, Letter, Matter, Numbers, Started, Told, sealed
+from gateway.workers.letters import Ask, Do, Done, End, Inbox, Letter, Matter, Numbers, Shown, Started, Told, sealed
 
 # Longer than the parent waits for the others (see `switchboard`).
 _NUMBERS_SECONDS = 0.5
 _PURGE_SECONDS = 3.0
+_SNAPSHOT_SECONDS = 0.5
 # What is counted within this time before a kill -9 is lost, at most.
 _TELL_SECONDS = 1.0
 _READ = 262_144
@@ -38,12 +39,28 @@ class Peers:
         self._asked: dict[int, asyncio.Future[Told]] = {}
         self._number = 0
         self._known: list[bytes] = []
+        self._known_snapshots: list[bytes] = []
+        self._tell_facts: Callable[[], object] = bool
         self._numbers: Callable[[], bytes] = bytes
+        self._snapshot: Callable[[], bytes] = bytes
         self._purge: Callable[[str | None], None] = lambda _: None
 
-    def take_part(self, *, numbers: Callable[[], bytes], purge: Callable[[str | None], None]) -> None:
-        """Tell what others may ask of this worker: its numbers (from any thread), and to purge what it alone keeps."""
+    def take_part(
+        self,
+        *,
+        tell: Callable[[], None],
+        numbers: Callable[[], bytes],
+        snapshot: Callable[[], bytes],
+        purge: Callable[[str | None], None],
+    ) -> None:
+        """Say what others may ask of this worker, and how it is done.
+
+        `numbers` are taken from another thread, after `tell` has told what is counted in bulk; `snapshot` is the status
+        page's; `purge` is of what this worker alone keeps.
+        """
+        self._tell_facts = tell
         self._numbers = numbers
+        self._snapshot = snapshot
         self._purge = purge
 
     async def open(self) -> None:
@@ -77,8 +94,15 @@ class Peers:
         mine = await self._tell()
         told = await self._ask("numbers", None, _NUMBERS_SECONDS)
         if told is not None:
-            self._known = told.numbers
+            self._known = told.told
         return [mine, *self._known]
+
+    async def snapshots(self) -> list[bytes]:
+        """The snapshots of all others, ended workers included; the last one of those who do not answer in time."""
+        told = await self._ask("snapshot", None, _SNAPSHOT_SECONDS)
+        if told is not None:
+            self._known_snapshots = told.told
+        return self._known_snapshots
 
     async def purge(self, aoi_id: str | None) -> None:
         """Purge what the others keep, each for itself. Raises StoreDown when one that lives has not confirmed it."""
@@ -88,6 +112,7 @@ class Peers:
 
     async def close(self) -> None:
         """Leave the last numbers behind."""
+        self._send(Shown(self._snapshot()))
         await self._tell()
         if self._writer is not None:
             self._writer.close()
@@ -116,6 +141,9 @@ class Peers:
             case Do(number, "numbers"):
                 await self._tell()
                 self._send(Done(number))
+            case Do(number, "snapshot"):
+                self._send(Shown(self._snapshot()))
+                self._send(Done(number))
             case Told(number) if number in self._asked and not self._asked[number].done():
                 self._asked[number].set_result(letter)
             case End(drain) if not self.ended.done():
@@ -131,6 +159,7 @@ class Peers:
     async def _tell(self) -> bytes:
         async with self._telling:  # later numbers must not be overtaken by earlier ones
             # Collecting takes milliseconds, which are not the loop's to lose.
+            self._tell_facts()
             numbers = await asyncio.to_thread(self._numbers)
             self._send(Numbers(numbers))
         return numbers

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 
 from gateway import exposition
 from gateway.clock import Clock
-from gateway.workers.letters import Ask, Do, Done, End, Inbox, Letter, Matter, Numbers, Started, Told, sealed
+from gateway.core import snapshot
+from gateway.core.snapshot import Snapshot
+from gateway.workers.letters import Ask, Do, Done, End, Inbox, Letter, Matter, Numbers, Shown, Started, Told, sealed
 
 # How long a worker may take over what another one asks, in seconds.
-_PATIENCE: dict[Matter, float] = {"numbers": 0.2, "purge": 2.0}
+_PATIENCE: dict[Matter, float] = {"numbers": 0.2, "snapshot": 0.2, "purge": 2.0}
 _READ = 262_144
 
 
@@ -30,6 +32,7 @@ class Line:
     unsent: bytearray = field(default_factory=bytearray)
     inbox: Inbox = field(default_factory=Inbox)
     numbers: bytes = b""
+    snapshot: bytes = b""
 
 
 @dataclass(eq=False)
@@ -52,6 +55,7 @@ class Switchboard:
         self._rounds: dict[int, _Round] = {}
         self._last_round = 0
         self._ended: exposition.Numbers = []
+        self._ended_snapshot: Snapshot | None = None
 
     @property
     def deadline(self) -> float | None:
@@ -110,6 +114,10 @@ class Switchboard:
         if line.numbers:
             last = exposition.lasting(exposition.decode(line.numbers))
             self._ended = exposition.merged((self._ended, last))
+        if line.snapshot:
+            left = snapshot.lasting(snapshot.decode(line.snapshot))
+            before = self._ended_snapshot
+            self._ended_snapshot = left if before is None else snapshot.merged(before, left)
         self._rounds = {number: one for number, one in self._rounds.items() if one.asker is not line}
 
     def expire(self) -> None:
@@ -124,6 +132,8 @@ class Switchboard:
                 line.started = True
             case Numbers(data):
                 line.numbers = data
+            case Shown(data):
+                line.snapshot = data
             case Ask(number, matter, aoi_id):
                 self._ask(line, number, matter, aoi_id)
             case Done(number):
@@ -153,13 +163,24 @@ class Switchboard:
             self._answer(self._rounds.pop(number))
 
     def _answer(self, one: _Round) -> None:
-        numbers = list(self._numbers_for(one.asker)) if one.matter == "numbers" else []
-        self._send(one.asker, Told(one.number, not one.waiting, numbers))
+        match one.matter:
+            case "numbers":
+                told = list(self._numbers_for(one.asker))
+            case "snapshot":
+                told = list(self._snapshots_for(one.asker))
+            case "purge":
+                told = []
+        self._send(one.asker, Told(one.number, not one.waiting, told))
 
     def _numbers_for(self, asker: Line) -> Iterable[bytes]:
         yield from (line.numbers for line in self._lines if line is not asker and line.numbers)
         if self._ended:
             yield exposition.encode(self._ended)
+
+    def _snapshots_for(self, asker: Line) -> Iterable[bytes]:
+        yield from (line.snapshot for line in self._lines if line is not asker and line.snapshot)
+        if self._ended_snapshot is not None:
+            yield snapshot.encode(self._ended_snapshot)
 
     def _send(self, line: Line, letter: Letter) -> None:
         line.unsent += sealed(letter)

@@ -31,7 +31,7 @@ RULES = QueryRules(filters=("status",))
 # Ways to refuse a request that schemathesis does not count as such: it may well send an `Expect`, or too long a target.
 REFUSALS = [400, 401, 403, 404, 405, 406, 414, 417, 431]
 CONFIG = schemathesis.Config.from_dict({"checks": {"negative_data_rejection": {"expected-statuses": REFUSALS}}})
-API: Any = schemathesis.openapi.from_dict(document(RULES, tokens=True), config=CONFIG)
+API: Any = schemathesis.openapi.from_dict(document(RULES, tokens=True, status=True), config=CONFIG)
 OPERATION = API["/v0/aois/{aoi_id}/assets"]["GET"]
 # Without those that take every 5xx for our fault: the vendor's are passed on.
 CONFORMANCE: list[Any] = [
@@ -83,6 +83,8 @@ async def stage() -> AsyncIterator[Scene]:
         "teams.beta.aois": ["none-of-these"],
         "teams.gamma.token_sha256": digests("gamma"),
         "teams.gamma.rate": 0.001,
+        "teams.ops.token_sha256": digests("ops"),
+        "teams.ops.scopes": ["admin"],
     }
     async with playing(flags) as play:
         yield Scene(vendor, play)
@@ -183,6 +185,20 @@ def test_what_a_client_does_is_documented(scene: Scene) -> None:
     assert "allowed" in call(scene, case_of(aoi_id, cursor=1)).json()["error"]["details"]
 
 
+def test_the_status_is_as_the_document_says(scene: Scene) -> None:
+    """Its shape too: what the schema of a fresh and of a busy gateway's status must hold to."""
+    case = API["/status.json"]["GET"].Case()
+    assert call(scene, case, **token("ops")).status_code == 200
+    call(scene, case_of(scene.vendor.aoi_ids[0]))
+    scene.vendor.set_behaviour(status=500)
+    call(scene, case_of(scene.vendor.aoi_ids[0], offset=20))
+    told = call(scene, case, **token("ops")).json()
+    assert told["requests_total"]["outcomes"]["failed"] > 0
+    assert (call(scene, case).status_code, call(scene, case, Authorization="nobody").status_code) == (403, 401)
+
+
 async def test_the_document_is_the_one_that_is_served(vendor_url: str) -> None:
     async with playing({"upstream.base_url": vendor_url, "query.filters": list(RULES.filters)}) as play:
-        assert (await play.get("/openapi.json")).json == document(RULES, tokens=False)
+        served = (await play.get("/openapi.json")).json
+        assert served == document(RULES, tokens=False, status=True)
+    assert "/status.json" not in document(RULES, tokens=False, status=False)["paths"]

@@ -207,7 +207,7 @@ async def test_a_token_that_is_revoked(vendor: HoldingVendor) -> None:
                 await other.ask(large)
             other.writer.write(large)
             await until(lambda: any(one._paused for one in connections(play)))
-            changed = load(environ={}, flags={**flags, "teams.a.token_sha256": []}, use_file=False).settings
+            changed = load(environ={}, flags={**flags, "teams.a.token_sha256": []}, use_file=False)
             play.gateway.reloads.reload(lambda: changed)
             assert (await other.answer()).status == 200
             assert (await other.ask(large)).status == 401

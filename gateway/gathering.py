@@ -1,0 +1,71 @@
+"""What this process knows of itself, or all workers of themselves, put together for whoever asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from gateway import exposition
+from gateway.core import snapshot
+from gateway.core.snapshot import Configuration, Life, Snapshot
+from gateway.metrics import Metrics
+from gateway.status import Status
+from gateway.workers.peers import Peers
+
+
+class Gathering:
+    """Metrics and the status page's figures; of the other workers too, where there are `peers`.
+
+    `tell` has that told which is counted first and told in bulk. `configuration` and `life` give which configuration is
+    live, and where in its life the process is.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        status: Status,
+        peers: Peers | None,
+        *,
+        tell: Callable[[], None],
+        configuration: Callable[[], Configuration],
+        life: Callable[[], Life],
+    ) -> None:
+        self._metrics = metrics
+        self._status = status
+        self._peers = peers
+        self._tell = tell
+        self._configuration = configuration
+        self._life = life
+
+    def numbers(self) -> bytes:
+        """The metrics of this process. May be called from another thread."""
+        return exposition.encode(self._metrics.numbers())
+
+    def snapshot(self) -> bytes:
+        """The status page's figures of this process."""
+        return snapshot.encode(self._mine())
+
+    async def scrape(self, accept: str) -> tuple[bytes, str]:
+        """The metrics of all for an Accept header: body and content type."""
+        self._tell()
+        if self._peers is None:
+            return exposition.rendered(self._metrics.numbers(), accept)
+        # Numbers of many processes take their time, and the loop has none.
+        return await asyncio.to_thread(_written, await self._peers.numbers(), accept)
+
+    async def status(self) -> Snapshot:
+        """The status page's figures of all."""
+        others = [] if self._peers is None else await self._peers.snapshots()
+        whole = self._mine()
+        for other in others:
+            whole = snapshot.merged(whole, snapshot.decode(other))
+            await asyncio.sleep(0)  # each takes a millisecond or so, and requests come in between
+        return whole
+
+    def _mine(self) -> Snapshot:
+        self._tell()
+        return self._status.snapshot(self._configuration(), self._life())
+
+
+def _written(told: list[bytes], accept: str) -> tuple[bytes, str]:
+    return exposition.rendered(exposition.merged(map(exposition.decode, told)), accept)
