@@ -110,8 +110,7 @@ class Gateway:
         )  # fmt: skip
         if peers is not None:
             peers.take_part(
-                tell=self._replays.tell, numbers=self._gathering.numbers, snapshot=self._gathering.snapshot,
-                purge=backing.purge_here,
+                numbers=self._gathering.numbers, snapshot=self._gathering.snapshot, purge=backing.purge_here,
             )  # fmt: skip
         self._status_pages = StatusPages(self._gathering.status, gethostname(), clock)
         self._client_router, self._ops_router = self._build_routers(example_aoi)

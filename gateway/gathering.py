@@ -37,9 +37,10 @@ class Gathering:
         self._configuration = configuration
         self._life = life
 
-    def numbers(self) -> bytes:
-        """The metrics of this process. May be called from another thread."""
-        return exposition.encode(self._metrics.numbers())
+    async def numbers(self) -> bytes:
+        """The metrics of this process."""
+        self._tell()
+        return exposition.encode(await self._metrics.numbers())
 
     def snapshot(self) -> bytes:
         """The status page's figures of this process."""
@@ -47,11 +48,11 @@ class Gathering:
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:
         """The metrics of all for an Accept header: body and content type."""
-        self._tell()
         if self._peers is None:
-            return exposition.rendered(self._metrics.numbers(), accept)
-        # Numbers of many processes take their time, and the loop has none.
-        return await asyncio.to_thread(_written, await self._peers.numbers(), accept)
+            self._tell()
+            return await exposition.rendered(await self._metrics.numbers(), accept)
+        told = await self._peers.numbers()
+        return await exposition.rendered(await exposition.merged_over(map(exposition.decode, told)), accept)
 
     async def status(self) -> Snapshot:
         """The status page's figures of all."""
@@ -65,7 +66,3 @@ class Gathering:
     def _mine(self) -> Snapshot:
         self._tell()
         return self._status.snapshot(self._configuration(), self._life())
-
-
-def _written(told: list[bytes], accept: str) -> tuple[bytes, str]:
-    return exposition.rendered(exposition.merged(map(exposition.decode, told)), accept)

@@ -82,9 +82,9 @@ class Metrics:
         if sink is not None:
             sink(fact)
 
-    def numbers(self) -> exposition.Numbers:
-        """What was counted so far. May be called from another thread."""
-        return exposition.taken(self._registry)
+    async def numbers(self) -> exposition.Numbers:
+        """What was counted so far."""
+        return await exposition.taken(self._registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self._registry)

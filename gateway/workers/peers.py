@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Literal
 
@@ -40,25 +40,21 @@ class Peers:
         self._number = 0
         self._known: list[bytes] = []
         self._known_snapshots: list[bytes] = []
-        self._tell_facts: Callable[[], object] = bool
-        self._numbers: Callable[[], bytes] = bytes
+        self._numbers: Callable[[], Awaitable[bytes]] = _nothing
         self._snapshot: Callable[[], bytes] = bytes
         self._purge: Callable[[str | None], None] = lambda _: None
 
     def take_part(
         self,
         *,
-        tell: Callable[[], None],
-        numbers: Callable[[], bytes],
+        numbers: Callable[[], Awaitable[bytes]],
         snapshot: Callable[[], bytes],
         purge: Callable[[str | None], None],
     ) -> None:
         """Say what others may ask of this worker, and how it is done.
 
-        `numbers` are taken from another thread, after `tell` has told what is counted in bulk; `snapshot` is the status
-        page's; `purge` is of what this worker alone keeps.
+        `numbers` are the metrics, `snapshot` the status page's figures; `purge` is of what this worker alone keeps.
         """
-        self._tell_facts = tell
         self._numbers = numbers
         self._snapshot = snapshot
         self._purge = purge
@@ -158,12 +154,14 @@ class Peers:
 
     async def _tell(self) -> bytes:
         async with self._telling:  # later numbers must not be overtaken by earlier ones
-            # Collecting takes milliseconds, which are not the loop's to lose.
-            self._tell_facts()
-            numbers = await asyncio.to_thread(self._numbers)
+            numbers = await self._numbers()
             self._send(Numbers(numbers))
         return numbers
 
     def _send(self, letter: Letter) -> None:
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(sealed(letter))
+
+
+async def _nothing() -> bytes:
+    return b""
