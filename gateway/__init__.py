@@ -1,8 +1,4 @@
 """A shared caching gateway in front of Pixxel's asset listings."""
 
-from importlib.metadata import PackageNotFoundError, version
-
-try:
-    __version__ = version("pixxel-gateway")
-except PackageNotFoundError:  # a checkout that was never installed
-    __version__ = "0+unknown"
+# Here rather than in the package's metadata, which takes longer to read than the rest of the package to import.
+__version__ = "0.1.0"

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
-from gateway.backing import Backing, around_redis, in_memory
+from gateway.backing import Backing, in_memory
 from gateway.cache import Cache
 from gateway.clock import Clock, SystemClock
 from gateway.core.facts import KeyLoaded, LoopLag
@@ -200,6 +200,9 @@ class Gateway:
             return in_memory(
                 memory, settings.upstream, settings.teams, purge_others=others, clock=clock, observe=observe
             )
+        # Its client takes as long to import as a third of all the rest, and memory alone has no use for it.
+        from gateway.redis_backing import around_redis  # noqa: PLC0415
+
         return around_redis(
             settings.cache_url.get_secret_value(), memory, settings.cache, settings.upstream, settings.teams,
             scope=self._scope, clock=clock, observe=observe,

@@ -86,7 +86,7 @@ def _usable(arguments: argparse.Namespace) -> Loaded | None:
     except ConfigurationError as error:
         print(error)
         return None
-    from gateway.run import unusable  # noqa: PLC0415 - as above
+    from gateway.preflight import unusable  # noqa: PLC0415 - as above
 
     if found := unusable(loaded.settings):
         print("\n".join(f"{loaded.source}: {fault}" for fault in found))

@@ -10,10 +10,10 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, BinaryIO, Literal, Protocol
 
 import msgspec
-import structlog
 
 from gateway.core.facts import LogDropped, Observe
 
@@ -100,31 +100,50 @@ def chosen_format(wanted: Literal["auto", "text", "json"], *, terminal: bool) ->
 
 def configure(writer: Lines, form: Literal["text", "json"], level: str) -> None:
     """Send everything that is logged in this process, by whichever library, to `writer`."""
-    shared: list[Any] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
-    ]
-    renderer: Any = (
-        structlog.processors.JSONRenderer(serializer=_as_json)
-        if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=False, timestamp_key="ts", pad_event_to=0)
-    )
     handler = _Handler(writer)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                renderer,
-            ],
-        )
-    )
+    handler.setFormatter(_Json() if form == "json" else _Text())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[level])
 
 
-def _as_json(event: Any, **_: Any) -> str:
-    return msgspec.json.encode(event, enc_hook=str).decode()
+# What every record has: anything else on one was given as `extra`.
+_USUAL = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"))
+
+
+class _Json(logging.Formatter):
+    """One object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        event = {
+            "event": record.getMessage(),
+            "level": record.levelname.lower(),
+            **_extras(record),
+            "ts": _time(record),
+        }
+        if record.exc_info:
+            event["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(event, enc_hook=str).decode()
+
+
+class _Text(logging.Formatter):
+    """For people: what happened, and what is known of it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = "".join(f" {name}={_shown(value)}" for name, value in _extras(record).items())
+        line = f"{_time(record)} [{record.levelname.lower():<8}] {record.getMessage()}{told}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _extras(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name, value in vars(record).items() if name not in _USUAL}
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _shown(value: object) -> str:
+    """As it is where that is one word, else as Python writes it."""
+    text = str(value)
+    return text if text and not any(letter.isspace() or letter in "\"'=" for letter in text) else repr(text)

@@ -12,7 +12,6 @@ import os
 import secrets
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -24,9 +23,8 @@ from gateway.keys import KeyRing
 from gateway.logs import LineWriter, chosen_format, configure
 from gateway.mock_vendor import MockVendor
 from gateway.ports import PortTakenError, bind_all, url_of
+from gateway.preflight import unusable
 from gateway.settings import ConfigurationError, Loaded, Settings, load
-from gateway.stores.redis_client import BadStoreUrl, connect
-from gateway.tls import server_tls
 from gateway.workers.funnel import Funnel
 from gateway.workers.peers import Peers
 from gateway.workers.supervisor import Supervisor
@@ -273,26 +271,3 @@ def _on_signals(*numbers: signal.Signals) -> asyncio.Future[signal.Signals]:
         loop.add_signal_handler(signal.SIGHUP, _log.warning, "nothing to read anew yet")
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP, *numbers))  # a worker's have waited for this
     return stop
-
-
-def unusable(settings: Settings) -> list[str]:
-    """What no look at a single value shows: certificates that cannot be loaded, a store's URL that makes no sense."""
-    found = []
-    try:
-        if settings.uses_redis:
-            connect(settings.cache_url.get_secret_value(), settings.cache.redis_timeout)
-    except BadStoreUrl as error:
-        found.append(f"cache.url: {error}")
-    try:
-        server_tls(settings.server)
-    except (ssl.SSLError, OSError) as error:
-        found.append(f"server.tls_cert_file: cannot be used with tls_key_file: {_reason(error)}")
-    try:
-        ssl.create_default_context(cafile=settings.upstream.ca_file)
-    except (ssl.SSLError, OSError) as error:
-        found.append(f"upstream.ca_file: cannot be used: {_reason(error)}")
-    return found
-
-
-def _reason(error: OSError) -> str:
-    return getattr(error, "reason", None) or error.strerror or "it is no such file"

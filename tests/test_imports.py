@@ -14,14 +14,16 @@ PACKAGE = Path(__file__).parents[1] / "gateway"
 # What each room may import of the others. Only `run` and `app` see everything below the command line.
 ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
-    "cli": {"run", "settings", "core", "tokens", "caller", "web", "warm", "progress", "clock"}
+    "cli": {"run", "preflight", "settings", "core", "tokens", "caller", "web", "warm", "progress", "clock"}
     | {"argument_types", "doctor"},
     "doctor": {"run", "settings", "upstream", "bodies", "stores", "web", "caller", "keys", "ports", "clock", "core"},
-    "run": {"app", "tls", "settings", "mock_vendor", "logs", "keys", "ports", "stores", "workers"},
+    "preflight": {"settings", "tls", "stores"},
+    "run": {"preflight", "app", "tls", "settings", "mock_vendor", "logs", "keys", "ports", "stores", "workers"},
     "ports": {"app", "settings", "caller"},
-    "app": {"settings", "web", "backing", "cache", "windows", "errands", "stretches", "upstream"}
+    "app": {"settings", "web", "backing", "redis_backing", "cache", "windows", "errands", "stretches", "upstream"}
     | {"metrics", "status", "gathering", "workers", "journal", "logs", "keys", "reload", "tls", "clock", "core"},
     "backing": {"stores", "flights", "gate", "budgets", "clock", "core"},
+    "redis_backing": {"backing", "stores", "flights", "gate", "budgets", "clock", "core"},
     "web": {"cache", "prefetch", "core", "clock", "logs"},
     "cache": {"windows", "errands", "stretches", "prefetch", "stores", "flights", "core", "clock"},
     "prefetch": {"windows", "core"},
@@ -62,7 +64,6 @@ ALLOWED: dict[str, set[str]] = {
 HOMES = {
     "redis": {"stores", "doctor"},
     "prometheus_client": {"metrics", "exposition", "app"},
-    "structlog": {"logs"},
     "jinja2": {"web"},
     "aiohttp": {"bodies", "sending", "web", "upstream", "mock_vendor", "warm", "doctor"},
     "rich": {"progress", "doctor"},

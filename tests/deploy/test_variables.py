@@ -14,7 +14,10 @@ SETTING = re.compile(r"\bGATEWAY_[A-Z0-9_]+")
 FILES = [
     path
     for path in (ROOT / "Dockerfile", *(ROOT / "deploy").rglob("*"), *(ROOT / "config").rglob("*.yml"))
-    if path.is_file() and "secrets" not in path.parts and SETTING.search(path.read_text(encoding="utf-8"))
+    if path.is_file()
+    and path.suffix != ".png"
+    and "secrets" not in path.parts
+    and SETTING.search(path.read_text(encoding="utf-8"))
 ]
 
 

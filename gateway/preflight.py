@@ -1,0 +1,35 @@
+"""A last look at a configuration before it serves: what is right by itself, and cannot be used all the same."""
+
+from __future__ import annotations
+
+import ssl
+
+from gateway.settings import Settings
+from gateway.tls import server_tls
+
+
+def unusable(settings: Settings) -> list[str]:
+    """What no look at a single value shows: certificates that cannot be loaded, a store's URL that makes no sense."""
+    found = []
+    if settings.uses_redis:
+        # Only here, because importing its client takes long.
+        from gateway.stores.redis_client import BadStoreUrl, connect  # noqa: PLC0415
+
+        try:
+            connect(settings.cache_url.get_secret_value(), settings.cache.redis_timeout)
+        except BadStoreUrl as error:
+            found.append(f"cache.url: {error}")
+    try:
+        server_tls(settings.server)
+    except (ssl.SSLError, OSError) as error:
+        found.append(f"server.tls_cert_file: cannot be used with tls_key_file: {_reason(error)}")
+    try:
+        if settings.upstream.ca_file is not None:
+            ssl.create_default_context(cafile=settings.upstream.ca_file)
+    except (ssl.SSLError, OSError) as error:
+        found.append(f"upstream.ca_file: cannot be used: {_reason(error)}")
+    return found
+
+
+def _reason(error: OSError) -> str:
+    return getattr(error, "reason", None) or error.strerror or "it is no such file"

@@ -1,0 +1,51 @@
+"""Redis behind a gateway: pages that replicas share, and what they agree on. Imported where there is Redis only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from gateway.backing import Backing
+from gateway.budgets import Budgets
+from gateway.clock import Clock
+from gateway.core.facts import Observe
+from gateway.core.options import CacheOptions, TeamOptions, UpstreamOptions
+from gateway.flights.lease import Leases
+from gateway.gate import Gate
+from gateway.stores.budgets import SharedBudgets
+from gateway.stores.memory import Shelves
+from gateway.stores.redis import RedisStore
+from gateway.stores.redis_calls import RedisCalls
+from gateway.stores.redis_client import Connections, connect
+from gateway.stores.shared import SharedPause
+from gateway.stores.tiered import TieredStore
+from gateway.stores.word import WordOfRedis
+
+
+def around_redis(
+    url: str,
+    memory: int,
+    cache: CacheOptions,
+    upstream: UpstreamOptions,
+    teams: Mapping[str, TeamOptions],
+    *,
+    scope: str,
+    clock: Clock,
+    observe: Observe,
+) -> Backing:
+    """Redis at `url`, with so many bytes of `memory` in front of it; `scope` names vendor and account."""
+    connections = Connections()
+    client = connect(url, cache.redis_timeout, connections)
+    calls = RedisCalls(client, timeout=cache.redis_timeout, clock=clock, observe=observe)
+    far = RedisStore(calls, connections, prefix=cache.key_prefix, clock=clock, observe=observe)
+    word = WordOfRedis(calls, far, clock)
+    near = Shelves(memory, observe)
+    store = TieredStore(near, far, word, max_age=cache.memory_max_age, clock=clock, observe=observe)
+    leases = Leases(calls.run, prefix=far.prefix, clock=clock)
+    pause = SharedPause(calls, prefix=far.prefix, scope=scope, clock=clock)
+    gate = Gate(upstream, pause, clock=clock, observe=observe)
+    pause.listener = gate.hear
+    budgets = Budgets(teams, SharedBudgets(calls, prefix=far.prefix), clock, observe)
+    listeners = {far.channel: store.hear, leases.channel: leases.hear, pause.channel: pause.hear}
+    listening = partial(word.run, listeners, store.upset, pause.look)
+    return Backing(store, store.seals, leases, gate, budgets, listening)
