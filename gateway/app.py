@@ -94,7 +94,7 @@ class Gateway:
         )
         if peers is not None:
             peers.take_part(numbers=lambda: exposition.encode(self._numbers()), purge=backing.purge_here)
-        self._limits = Limits()
+        self._limits = Limits(forgotten=backing.seals.break_all)
         self._errands = self._build_errands(chance)
         self._cache = self._build_cache()
         self._authenticators: list[Authenticator] = []
