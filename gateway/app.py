@@ -99,7 +99,7 @@ class Gateway:
         self._upstream = Upstream(
             settings.upstream, keys, self._gate, clock=clock, chance=chance, observe=self._observe
         )
-        self._limits = Limits()
+        self._limits = Limits(forgotten=backing.seals.break_all)
         self._errands = self._build_errands(chance)
         self._cache = self._build_cache()
         self._authenticators: list[Authenticator] = []

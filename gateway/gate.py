@@ -85,7 +85,7 @@ class Gate:
     def begin(self, aoi_id: str, keys: Hashable) -> int:
         """Begin a fetch, which may be the one try with a refused key. Raises as `check`; hand the result to `enter`."""
         self.check(aoi_id, keys)
-        self._holds.tries(aoi_id, self._clock.monotonic())
+        self._holds.tries(keys, aoi_id, self._clock.monotonic())
         return self._holds.refusals
 
     @asynccontextmanager
@@ -116,13 +116,13 @@ class Gate:
                 self._tell_breaker()
                 await self._ended(call, probes=probes)
 
-    def accepted(self, aoi_id: str) -> None:
-        """The vendor took one of our keys for this AOI."""
-        self._holds.accepted(aoi_id)
+    def accepted(self, aoi_id: str, keys: Hashable) -> None:
+        """The vendor took one of these keys for this AOI."""
+        self._holds.accepted(keys, aoi_id)
 
-    def refused(self, aoi_id: str, statuses: tuple[int, ...]) -> None:
-        """The vendor refused all our keys for this AOI, with these statuses."""
-        self._holds.refused(aoi_id, statuses, self._clock.monotonic())
+    def refused(self, aoi_id: str, keys: Hashable, statuses: tuple[int, ...]) -> None:
+        """The vendor refused all these keys for this AOI, with these statuses."""
+        self._holds.refused(keys, aoi_id, statuses, self._clock.monotonic())
 
     def hear(self, until: float, over: bool) -> None:
         """Another replica was asked for a pause until then (Unix time, seconds), or has seen the end of it."""

@@ -151,11 +151,13 @@ class Upstream:
             fetch = _Fetch(query, request_id, deadline, team, keys, begun)
             answer = await self._with_retries(fetch, key)
             if answer.status not in (401, 403):
-                self._gate.accepted(query.aoi_id)
+                self._gate.accepted(query.aoi_id, keys)
                 return answer
             self._observe(KeyRefused(answer.status))
             statuses += (answer.status,)
-        self._gate.refused(query.aoi_id, statuses)
+        self._gate.refused(query.aoi_id, keys, statuses)
+        if self._keys.in_order() != keys:  # they were replaced while the vendor was asked
+            return await self._with_either_key(query, request_id, deadline, team)
         raise UpstreamRefusedKey("the vendor refused our key", status=statuses[-1])
 
     async def _with_retries(self, fetch: _Fetch, key: VendorKey) -> _Answer:

@@ -8,15 +8,20 @@ value. What contradicts the rest ends it all, and so does what was seen before t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 # So many changed limits are known at once; beyond, all is forgotten and learned again.
 _MOST = 1000
 
 
 class Limits:
-    """What the vendor does with limits. One vendor, one of these."""
+    """What the vendor does with limits. One vendor, one of these.
 
-    def __init__(self) -> None:
+    `forgotten` is called when what was known counts no more: no window that was cut by it may be shown again.
+    """
+
+    def __init__(self, forgotten: Callable[[], None] = lambda: None) -> None:
+        self._tell_forgotten = forgotten
         self._since = -math.inf
         self._honoured = 0
         self._delivered = 0
@@ -32,6 +37,7 @@ class Limits:
         if self._contradicts(asked, printed) or len(self._changed) >= _MOST:
             self._since, self._honoured, self._delivered = started, 0, 0
             self._changed.clear()
+            self._tell_forgotten()
         if asked == printed:
             self._honoured = max(self._honoured, asked)
         else:

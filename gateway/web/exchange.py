@@ -79,6 +79,9 @@ class ClientNames:
             return peer
         client = peer
         for hop in reversed(forwarded.split(",")):
+            # A zone (RFC 4007, section 11) means nothing on another machine, and `ipaddress` takes any text for one.
+            if "%" in hop:
+                break
             try:
                 client = str(ipaddress.ip_address(hop.strip()))
             except ValueError:

@@ -316,3 +316,16 @@ async def test_half_a_minute_of_errors(vendor: HoldingVendor) -> None:
         assert codes(await pages(play, vendor, *range(1000, 1020))) == ["fine"] * 20
         metrics = await aftermath(play, vendor)
         assert sum(metrics[f'gateway_upstream_requests_total{{code="{code}"}}'] for code in (500, 502, 503)) <= 11
+
+
+async def test_a_refusal_that_comes_late_does_not_fail_with_the_new_key(play: Play, vendor: HoldingVendor) -> None:
+    """The old key ends while it is on its way: whoever asked with it is asked for again, and nobody is held."""
+    let_go = vendor.hold(times=1)
+    vendor.key = "another-key"
+    late = asyncio.create_task(play.page(vendor.aoi_ids[0]))
+    await until(lambda: vendor.inside == 1)
+    play.gateway._keys.replace("current", vendor.key)
+    assert (await play.page(vendor.aoi_ids[1])).status == 200
+    let_go.set()
+    assert [(await late).status, (await play.page(vendor.aoi_ids[2])).status] == [200, 200]
+    assert (await play.metrics())["gateway_upstream_key_refusals_total"] == 1

@@ -191,6 +191,22 @@ async def test_a_page_of_its_own_listing_is_no_reason_to_ask_again(ways: Ways, v
     assert len(vendor.requests) == 2
 
 
+async def test_a_window_whose_limit_is_known_no_more(vendor: HoldingVendor) -> None:
+    """How the vendor treats limits is learned from any AOI, and a contradiction ends the windows of all of them."""
+    vendor.set_assets("b1", assets(80))
+    asking = f"/v0/aois/{AOI}/assets?offset=3&limit=20"
+    async with playing({"upstream.base_url": vendor.url, "cache.prefetch": 0}) as play, Line(play.port) as line:
+        ways = Ways(play, line)
+        assert (await play.page(AOI, "?limit=50")).status == 200
+        assert "detail=window" in (await ways.learn(asks(asking))).cache
+        async with play.session.post(f"{vendor.url}/_mock/behaviour", json={"max_limit": 10}) as told:
+            assert told.status < 300
+        assert len((await play.page("b1", "?limit=30")).json["assets"]) == 10
+        answer, short = await ways.ask(asks(asking))
+        assert not short
+        assert answer.cache.startswith("fwd=miss")
+
+
 async def test_a_token_that_is_revoked(vendor: HoldingVendor) -> None:
     key = "another-key"  # which the configuration that is reloaded has to have as well
     flags = {"upstream.base_url": vendor.url, "upstream.api_key": key, "teams.a.token_sha256": [DIGEST]}

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import http_sf
 from harness import VENDOR_KEY, Play, playing
+from keptalive import Line, asks
 from real_redis import RealRedis
 from redis.asyncio import Redis
 
@@ -98,6 +99,18 @@ async def test_a_trusted_proxy_names_the_client_in_the_log_only(vendor: MockVend
             await play.get("/healthz", headers={"X-Forwarded-For": sent})
         clients = [line["client"] for line in play.log_lines() if line["event"] == "request"]
     assert clients == ["192.0.2.7", "192.0.2.7", "192.0.2.7", "127.0.0.1", "127.0.0.1"]
+
+
+async def test_what_a_client_says_of_itself_cannot_forge_a_line(vendor: MockVendor) -> None:
+    """Python takes whatever stands behind the % of an IPv6 address for its zone."""
+    flags = {"upstream.base_url": vendor.url, "server.trusted_proxies": ["127.0.0.0/8"]}
+    async with playing(flags) as play:
+        for zone in (b'" "team":"admin', b"0 team=admin", b"\xff", b"\\"):
+            asking = asks(f"/v0/aois/{vendor.aoi_ids[2]}/assets").replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: fe80::1%")
+            async with Line(play.port) as line:  # by the long way, and by the short cut
+                assert {(await line.ask(asking + zone + b"\r\n\r\n")).status for _ in range(5)} == {200}
+        clients = [line["client"] for line in play.log_lines() if line["event"] == "request"]
+    assert clients == ["127.0.0.1"] * 20
 
 
 async def test_a_forwarding_header_of_a_stranger_is_not_believed(play: Play) -> None:
