@@ -96,8 +96,9 @@ class Protocol(RequestHandler):
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's signature
         """End within `timeout` seconds, but not before what was answered has gone out: the loop may not live as long."""
         transport, ends = self.transport, None if timeout is None else self._loop.time() + timeout
+        tells = self.ssl_context is None  # TLS knows nothing of what its own transport holds
         await super().shutdown(timeout)
-        if transport is not None and transport.get_write_buffer_size():
+        if transport is not None and tells and transport.get_write_buffer_size():
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(ends):
                     await asyncio.shield(self._gone)

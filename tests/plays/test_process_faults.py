@@ -306,7 +306,9 @@ async def test_clients_that_never_read_are_cut_off() -> None:
 
 async def test_who_reads_slowly_gets_the_whole_answer_of_a_gateway_that_ends(vendor: HoldingVendor) -> None:
     """Of an answer by the short cut no handler is left that would be waited for."""
-    vendor.set_assets("large", [{"id": f"n{number}", "status": "success", "path": "p" * 390_000} for number in range(20)])
+    vendor.set_assets(
+        "large", [{"id": f"n{number}", "status": "success", "path": "p" * 390_000} for number in range(20)]
+    )
     asking = asks("/v0/aois/large/assets?limit=20")
     async with spawned(vendor.url, GATEWAY_SERVER__DRAIN="0") as gateway:
         async with Line(gateway.port) as line:
