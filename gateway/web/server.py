@@ -93,8 +93,8 @@ class Protocol(RequestHandler):
     def _is_closing(self) -> bool:
         return self._close or self._force_close
 
-    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's signature
-        """End within `timeout` seconds, but not before what was answered has gone out: the loop may not live as long."""
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        """End within `timeout` seconds, but not before what was answered has gone out: the loop may end next."""
         transport, ends = self.transport, None if timeout is None else self._loop.time() + timeout
         tells = self.ssl_context is None  # TLS knows nothing of what its own transport holds
         await super().shutdown(timeout)

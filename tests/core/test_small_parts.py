@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import hashlib
 from urllib.parse import quote
 
@@ -72,6 +73,12 @@ def test_the_key_hides_and_is_found_in_every_form() -> None:
         assert key.stands_in(escaped)
     assert not key.stands_in(b"something else")
     assert not VendorKey("k").stands_in(b"any ink")
+
+
+def test_the_key_is_withheld_however_a_log_writes_it_down() -> None:
+    value = r"""k3y"With\Odd'Characters"""
+    for text in (value, repr(value), json.dumps(value), json.dumps(repr(ValueError(value)))):
+        assert b"Odd" not in VendorKey(value).withhold(text.encode())
 
 
 def test_the_previous_key_is_tried_second_and_only_if_it_differs() -> None:
