@@ -160,7 +160,9 @@ class Gateway:
             sink(fact)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.create_task(work))
+        task = asyncio.create_task(work)
+        task.add_done_callback(_tell_of_death)
+        self._tasks.append(task)
 
     def _build_backing(self) -> Backing:
         settings, clock, observe = self._settings, self._clock, self._observe
@@ -268,6 +270,15 @@ class Gateway:
             expected = self._clock.monotonic() + _LAG_SECONDS
             await self._clock.sleep(_LAG_SECONDS)
             self._observe(LoopLag(max(0.0, self._clock.monotonic() - expected)))
+
+
+def _tell_of_death(task: asyncio.Task[None]) -> None:
+    """Nobody waits for what is to run for ever, so that its end would go unseen."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error(
+            "a part of the gateway has stopped",
+            extra={"part": getattr(task.get_coro(), "__qualname__", ""), "why": type(error).__name__},
+        )
 
 
 def _written(told: list[bytes], accept: str) -> tuple[bytes, str]:

@@ -17,7 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"run", "settings", "core", "tokens", "caller", "web", "warm", "progress", "clock"}
     | {"argument_types", "doctor"},
     "doctor": {"run", "settings", "upstream", "bodies", "stores", "web", "caller", "keys", "ports", "clock", "core"},
-    "run": {"app", "settings", "mock_vendor", "logs", "keys", "ports", "stores", "workers"},
+    "run": {"app", "settings", "mock_vendor", "logs", "last_words", "keys", "ports", "stores", "workers"},
     "ports": {"app", "settings", "caller"},
     "app": {"settings", "web", "backing", "cache", "windows", "errands", "stretches", "upstream"}
     | {"metrics", "exposition", "workers", "journal", "logs", "keys", "reload", "clock", "core"},
@@ -49,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "progress": {"warm"},
     "tokens": {"core"},
     "keys": set(),
+    "last_words": set(),
     "key_files": {"keys", "core", "clock"},
     "clock": set(),
     "mock_vendor": set(),
