@@ -5,9 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import time
+from fnmatch import fnmatchcase
 from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.core.options import TeamOptions
 from gateway.core.retry import RetryBudget, backoff
@@ -49,6 +53,17 @@ def test_retries_are_a_share_of_calls_and_some_to_start_with() -> None:
     for _ in range(1000):
         budget.called()
     assert sum(budget.take() for _ in range(1000)) in (99, 100)  # tenths do not add up exactly
+
+
+@given(st.text("ab-*", min_size=1, max_size=8), st.text("ab-", min_size=1, max_size=12))
+def test_a_star_stands_for_any_run_of_characters(pattern: str, aoi_id: str) -> None:
+    assert (aoi_pattern([pattern]).fullmatch(aoi_id) is not None) == fnmatchcase(aoi_id, pattern)
+
+
+def test_a_pattern_of_many_stars_takes_no_time() -> None:
+    began = time.thread_time()
+    assert aoi_pattern(["*" + "-*" * 20 + "x"]).fullmatch("-" * 64) is None  # by trying, some 10^15 steps
+    assert time.thread_time() - began < 1.0
 
 
 @pytest.mark.parametrize(
