@@ -4,7 +4,8 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& echo $$python && break; done)
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Compiling everything that is installed takes longer than what is used of it takes at the first start.
+PIP := PIP_NO_COMPILE=1 $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 # With it every process would compile everything anew, and the tests start hundreds.
 unexport PYTHONDONTWRITEBYTECODE
@@ -19,7 +20,7 @@ demo: $(VENV)/.runtime ## Run a stand-in vendor and the gateway in front of it; 
 	@$(BIN)/pixxel-gateway demo
 
 test: check ## Format, lint, types and every test.
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 4
 
 check: $(VENV)/.development ## Format, lint and types.
 	@$(BIN)/ruff format --check --quiet

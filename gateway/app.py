@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
 from socket import gethostname, socket
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
@@ -27,6 +27,7 @@ from gateway.journal import Journal
 from gateway.keys import KeyRing
 from gateway.logs import LineWriter
 from gateway.metrics import Metrics
+from gateway.parts import Parts
 from gateway.reload import Reloads
 from gateway.settings import NO_FILE, Settings
 from gateway.status import Status
@@ -119,7 +120,7 @@ class Gateway:
             errands=self._errands, keys=keys, clock=clock, observe=self._observe,
         )  # fmt: skip
         self._listeners: list[Listener] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._parts = Parts(clock)
         self._observe(KeyLoaded(clock.now()))
 
     async def start(self, sockets: Sockets) -> None:
@@ -135,9 +136,9 @@ class Gateway:
         if sockets.ops is not None and self._ops_router is not None:
             self._listeners.append(Listener(self._ops_router, sockets.ops, None, connections, longest))
         if self._backing.listening is not None:
-            self._run(self._backing.listening())
-        self._run(self._measure_lag())
-        self._run(self._replays.run())
+            self._parts.run("word of other replicas", self._backing.listening)
+        self._parts.run("the loop's lag", self._measure_lag)
+        self._parts.run("telling of replays", self._replays.run)
         self.reloads.follow_key_files()
         for listener in self._listeners:
             await listener.start()
@@ -161,9 +162,7 @@ class Gateway:
         last = self._lifecycle.state == "draining"
         self._status_pages.close()
         await asyncio.gather(*(listener.stop(patient=drain, last=last) for listener in self._listeners))
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._parts.close()
         await self.reloads.close()
         await self._cache.close()
         await self._budgets.close()
@@ -173,9 +172,6 @@ class Gateway:
     def _observe(self, fact: NamedTuple) -> None:
         for sink in self._sinks:
             sink(fact)
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.create_task(work))
 
     @property
     def _memory_for_pages(self) -> int:

@@ -7,6 +7,7 @@ to know how a key is sent (`upstream`) and where it was configured (`settings`).
 from __future__ import annotations
 
 import base64
+import json
 import re
 from typing import Literal
 from urllib.parse import quote, quote_plus
@@ -38,8 +39,10 @@ class VendorKey:
         self._value = value
         raw = value.encode()
         percent = (quote(value, safe=""), quote_plus(value))
+        written = (value, repr(value)[1:-1])  # as a line of the log is, and an exception in one
         forms = {
             raw,
+            *(form.encode() for text in written for form in (text, json.dumps(text)[1:-1])),
             *(form.encode() for form in percent),
             *(_ESCAPE.sub(lambda found: found[0].lower(), form).encode() for form in percent),
             base64.b64encode(raw),

@@ -20,6 +20,7 @@ from typing import Any
 
 from gateway.app import Gateway, Sockets
 from gateway.keys import KeyRing
+from gateway.last_words import keep_secrets
 from gateway.logs import LineWriter, chosen_format, configure
 from gateway.mock_vendor import MockVendor
 from gateway.ports import PortTakenError, bind_all, url_of
@@ -226,6 +227,7 @@ def _invitation(gateway: str, vendor: str, aoi_id: str) -> str:
 def _prepare(settings: Settings, form: Any = None) -> tuple[KeyRing, LineWriter, Any]:
     """The key, and standard output as the place for logs."""
     keys = key_ring(settings)
+    keep_secrets(keys.withhold)
     form = form or chosen_format(settings.log.format, terminal=sys.stdout.isatty())
     writer = LineWriter(sys.stdout.buffer, keys.withhold)
     configure(writer, form, settings.log.level)

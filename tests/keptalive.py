@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -35,13 +36,16 @@ def asks(path: str, *lines: str, method: str = "GET", version: str = "1.1") -> b
 
 
 class Line:
-    """One connection; `async with` opens and closes it."""
+    """One connection, with TLS if need be; `async with` opens and closes it."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         self._port = port
+        self._tls = tls
 
     async def __aenter__(self) -> Self:
-        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self.reader, self.writer = await asyncio.open_connection(
+            "127.0.0.1", self._port, ssl=self._tls, server_hostname="localhost" if self._tls else None
+        )
         return self
 
     async def __aexit__(

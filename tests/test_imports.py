@@ -17,11 +17,12 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"run", "preflight", "settings", "core", "tokens", "caller", "web", "warm", "progress", "clock"}
     | {"argument_types", "doctor"},
     "doctor": {"run", "settings", "upstream", "bodies", "stores", "web", "caller", "keys", "ports", "clock", "core"},
+    "parts": {"clock"},
     "preflight": {"settings", "tls", "stores"},
-    "run": {"preflight", "app", "tls", "settings", "mock_vendor", "logs", "keys", "ports", "stores", "workers"},
+    "run": {"preflight", "app", "settings", "mock_vendor", "logs", "last_words", "keys", "ports", "workers"},
     "ports": {"app", "settings", "caller"},
     "app": {"settings", "web", "backing", "redis_backing", "cache", "windows", "errands", "stretches", "upstream"}
-    | {"metrics", "status", "gathering", "workers", "journal", "logs", "keys", "reload", "tls", "clock", "core"},
+    | {"metrics", "status", "gathering", "parts", "workers", "journal", "logs", "keys", "reload", "tls", "clock", "core"},
     "backing": {"stores", "flights", "gate", "budgets", "clock", "core"},
     "redis_backing": {"backing", "stores", "flights", "gate", "budgets", "clock", "core"},
     "web": {"cache", "prefetch", "core", "clock", "logs"},
@@ -54,6 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     "progress": {"warm"},
     "tokens": {"core"},
     "keys": set(),
+    "last_words": set(),
     "key_files": {"keys", "core", "clock"},
     "clock": set(),
     "mock_vendor": set(),

@@ -228,7 +228,7 @@ async def play_through(todo: list[Step]) -> int:
         await vendor.stop()
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.lists(steps, min_size=3, max_size=14))
 def test_random_traffic(todo: list[Step]) -> None:
     asyncio.run(play_through(todo))

@@ -153,6 +153,8 @@ class Replays:
             return
         if origin.answer.result not in ("hit", "window"):
             return
+        if request.secure and _body_bytes(origin) > _COPIED_BYTES:
+            return  # TLS encrypts what is written at once, whole, and does not tell how much of it was not sent yet
         seal = self._seals.take(origin.query.aoi_id)
         if self._cache.at_hand(origin.query) is origin.answer.entry:
             self._remember(self._made(received, seal, request, response, origin))
@@ -217,7 +219,7 @@ class Replays:
         self, received: bytes, seal: Seal, request: web.BaseRequest, response: web.Response, origin: Origin
     ) -> Ready:
         query, team, entry, result = origin.query, origin.team, origin.answer.entry, origin.answer.result
-        body_bytes = {"body": len(entry.body), "gzipped": len(entry.gzipped or b""), "nothing": 0}[origin.part]
+        body_bytes = _body_bytes(origin)
         request_id = response.headers["X-Request-Id"]
         served = RequestServed(
             request_id, "assets", request.method, team, "", query.aoi_id, response.status, result, body_bytes, 0.0, None
@@ -261,3 +263,8 @@ class Replays:
                 self._ready[oldest] = candidate
             else:
                 self._size -= len(oldest) + _OVERHEAD
+
+
+def _body_bytes(origin: Origin) -> int:
+    entry = origin.answer.entry
+    return {"body": len(entry.body), "gzipped": len(entry.gzipped or b""), "nothing": 0}[origin.part]

@@ -93,6 +93,16 @@ class Protocol(RequestHandler):
     def _is_closing(self) -> bool:
         return self._close or self._force_close
 
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        """End within `timeout` seconds, but not before what was answered has gone out: the loop may end next."""
+        transport, ends = self.transport, None if timeout is None else self._loop.time() + timeout
+        tells = self.ssl_context is None  # TLS knows nothing of what its own transport holds
+        await super().shutdown(timeout)
+        if transport is not None and tells and transport.get_write_buffer_size():
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(ends):
+                    await asyncio.shield(self._gone)
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Nobody is there any more."""
         super().connection_lost(exc)

@@ -19,7 +19,6 @@ import select
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -201,7 +200,7 @@ class Supervisor:
         except SystemExit as error:
             code = error.code
         except BaseException:  # noqa: BLE001 - nothing may return into the parent's life
-            traceback.print_exc()
+            sys.excepthook(*sys.exc_info())
         finally:
             with suppress(OSError):
                 sys.stdout.flush()

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import time
+from fnmatch import fnmatchcase
 from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.core.options import TeamOptions
 from gateway.core.retry import RetryBudget, backoff
@@ -50,6 +55,17 @@ def test_retries_are_a_share_of_calls_and_some_to_start_with() -> None:
     assert sum(budget.take() for _ in range(1000)) in (99, 100)  # tenths do not add up exactly
 
 
+@given(st.text("ab-*", min_size=1, max_size=8), st.text("ab-", min_size=1, max_size=12))
+def test_a_star_stands_for_any_run_of_characters(pattern: str, aoi_id: str) -> None:
+    assert (aoi_pattern([pattern]).fullmatch(aoi_id) is not None) == fnmatchcase(aoi_id, pattern)
+
+
+def test_a_pattern_of_many_stars_takes_no_time() -> None:
+    began = time.thread_time()
+    assert aoi_pattern(["*" + "-*" * 20 + "x"]).fullmatch("-" * 64) is None  # by trying, some 10^15 steps
+    assert time.thread_time() - began < 1.0
+
+
 @pytest.mark.parametrize(
     ("attempt", "chance", "seconds"), [(1, 0.0, 0.0), (1, 0.5, 0.05), (2, 0.5, 0.1), (10, 0.5, 1.0)]
 )
@@ -72,6 +88,12 @@ def test_the_key_hides_and_is_found_in_every_form() -> None:
         assert key.stands_in(escaped)
     assert not key.stands_in(b"something else")
     assert not VendorKey("k").stands_in(b"any ink")
+
+
+def test_the_key_is_withheld_however_a_log_writes_it_down() -> None:
+    value = r"""k3y"With\Odd'Characters"""
+    for text in (value, repr(value), json.dumps(value), json.dumps(repr(ValueError(value)))):
+        assert b"Odd" not in VendorKey(value).withhold(text.encode())
 
 
 def test_the_previous_key_is_tried_second_and_only_if_it_differs() -> None:

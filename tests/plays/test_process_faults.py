@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -18,6 +19,7 @@ from aftermath import aftermath, descriptors, holds_key, memory
 from aiohttp import web
 from harness import PATIENCE, VENDOR_KEY, Play, Process, Reply, parse_metrics, playing, spawn, until
 from holding_vendor import HoldingVendor
+from keptalive import Line, asks
 from load import loading
 from raw_vendor import listing, raw_vendor, saying, whole
 from real_redis import RealRedis
@@ -300,3 +302,32 @@ async def test_clients_that_never_read_are_cut_off() -> None:
         await until(lambda: not listener._server.connections)
         assert (await play.page(AOI)).body == BIG
         await aftermath(play, vendor)
+
+
+async def test_who_reads_slowly_gets_the_whole_answer_of_a_gateway_that_ends(vendor: HoldingVendor) -> None:
+    """Of an answer by the short cut no handler is left that would be waited for."""
+    vendor.set_assets(
+        "large", [{"id": f"n{number}", "status": "success", "path": "p" * 390_000} for number in range(20)]
+    )
+    asking = asks("/v0/aois/large/assets?limit=20")
+    async with spawned(vendor.url, GATEWAY_SERVER__DRAIN="0") as gateway:
+        async with Line(gateway.port) as line:
+            pages = [await line.ask(asking) for _ in range(4)]
+        loop = asyncio.get_running_loop()
+        with socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.setblocking(False)
+            await loop.sock_connect(slow, ("127.0.0.1", gateway.port))
+            await loop.sock_sendall(slow, asking)
+            got = await loop.sock_recv(slow, 1)
+            gateway.process.process.send_signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):  # which is how long it would take if nobody were waited for
+                await asyncio.to_thread(gateway.process.process.wait, 1.0)
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            async with asyncio.timeout(PATIENCE):
+                with suppress(ConnectionError):
+                    while piece := await loop.sock_recv(slow, 65_536):
+                        got += piece
+        assert got.partition(b"\r\n\r\n")[2] == pages[-1].body
+        await asyncio.to_thread(gateway.process.process.wait)
+        assert gateway.process.process.returncode == 0

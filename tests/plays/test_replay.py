@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from harness import PATIENCE, Play, playing, until
 from holding_vendor import HoldingVendor
 from keptalive import Line, Raw, asks
@@ -357,6 +360,31 @@ async def test_a_client_that_has_said_all_it_will_say(ways: Ways) -> None:
     assert (await ways.line.answer()).body == page.body
     async with asyncio.timeout(PATIENCE):
         assert await ways.line.reader.read() == b""
+
+
+async def test_a_large_page_is_not_encrypted_whole_for_who_does_not_read_it(
+    vendor: HoldingVendor, tmp_path: Path
+) -> None:
+    """A transport of TLS says that nothing waits, and holds a copy of the page for each client."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    vendor.set_assets("large", [{**asset, "path": "p" * 10_000} for asset in assets(20)])
+    flags = {
+        "upstream.base_url": vendor.url, "server.tls_cert_file": str(tmp_path / "cert.pem"),
+        "server.tls_key_file": str(tmp_path / "key.pem"),
+    }  # fmt: skip
+    large = asks("/v0/aois/large/assets?limit=20")
+    async with playing(flags, tls=trusting) as play, Line(play.port, trusting) as line:
+        ways = Ways(play, line)
+        await ways.learn()
+        told = [await ways.ask(large) for _ in range(5)]
+        assert {len(answer.body) > 200_000 for answer, _ in told} == {True}
+        assert not any(short for _, short in told)
+        await ways.learn(large.replace(b"GET", b"HEAD"))
 
 
 async def test_what_is_remembered_is_bounded(vendor: HoldingVendor) -> None:

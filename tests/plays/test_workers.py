@@ -62,6 +62,7 @@ async def test_whichever_worker_is_asked_it_tells_what_all_have_counted(environ:
         [killed, stopped, asked] = connections
         os.kill(killed, signal.SIGKILL)
         await replaced(group, killed, 3)
+        await until(lambda: group.told(ENDED) != [])
         [line] = group.told(ENDED)
         assert (line["pid"], line["why"]) == (killed, "SIGKILL")
         os.kill(stopped, signal.SIGSTOP)
@@ -145,6 +146,7 @@ async def test_a_worker_that_is_told_to_end_finishes_and_is_replaced(
             closing = answer.headers
         assert (await slow).status == 200
         await replaced(group, leaving, 2)
+        await until(lambda: group.told(ENDED) != [])
         [line] = group.told(ENDED)
         assert (line["pid"], line["why"], line["after"]) == (leaving, "exit code 0", 0)
         assert (await (await group.connect()).metrics())[ANSWERED] == 1
