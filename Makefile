@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& echo $$python && break; done)
 # Compiling everything that is installed takes longer than what is used of it takes at the first start.
-PIP := PIP_NO_COMPILE=1 $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile
 
 # With it every process would compile everything anew, and the tests start hundreds.
 unexport PYTHONDONTWRITEBYTECODE
@@ -51,10 +51,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV)"
-	@$(PIP) install --editable .
+	@$(PIP_INSTALL) --editable .
 	@touch $@
 
 $(VENV)/.development: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV)"
-	@$(PIP) install --editable '.[dev]'
+	@$(PIP_INSTALL) --editable '.[dev]'
 	@touch $(VENV)/.runtime $@

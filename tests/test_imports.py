@@ -22,7 +22,8 @@ ALLOWED: dict[str, set[str]] = {
     "run": {"preflight", "app", "settings", "mock_vendor", "logs", "last_words", "keys", "ports", "workers"},
     "ports": {"app", "settings", "caller"},
     "app": {"settings", "web", "backing", "redis_backing", "cache", "windows", "errands", "stretches", "upstream"}
-    | {"metrics", "status", "gathering", "parts", "workers", "journal", "logs", "keys", "reload", "tls", "clock", "core"},
+    | {"metrics", "status", "gathering", "parts", "workers", "journal", "logs", "keys", "reload", "tls"}
+    | {"clock", "core"},
     "backing": {"stores", "flights", "gate", "budgets", "clock", "core"},
     "redis_backing": {"backing", "stores", "flights", "gate", "budgets", "clock", "core"},
     "web": {"cache", "prefetch", "core", "clock", "logs"},
