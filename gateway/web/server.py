@@ -79,7 +79,8 @@ class Protocol(RequestHandler):
         replays, transport = self._replays, self.transport
         # Everything that was asked is answered and sent, and nothing of the next request is here yet.
         if replays is not None and data and self._between and transport is not None and not self._is_closing:
-            if self._strict.at_rest and not transport.get_write_buffer_size():
+            # TLS does not tell how much it has not sent, but when it is too much.
+            if self._strict.at_rest and not self._paused and not transport.get_write_buffer_size():
                 if replays.answer(data, self):
                     self._next_keepalive_close_time = self._loop.time() + IDLE_SECONDS
                     self._request_count += 1

@@ -362,21 +362,25 @@ async def test_a_client_that_has_said_all_it_will_say(ways: Ways) -> None:
         assert await ways.line.reader.read() == b""
 
 
-async def test_a_large_page_is_not_encrypted_whole_for_who_does_not_read_it(
-    vendor: HoldingVendor, tmp_path: Path
-) -> None:
-    """A transport of TLS says that nothing waits, and holds a copy of the page for each client."""
+@pytest.fixture
+def tls(tmp_path: Path) -> tuple[dict[str, str], ssl.SSLContext]:
+    """Settings of a listener with TLS, and a client's trust in it."""
     authority = trustme.CA()
     issued = authority.issue_cert("localhost")
     issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     issued.private_key_pem.write_to_path(tmp_path / "key.pem")
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
+    files = {"cert_file": tmp_path / "cert.pem", "key_file": tmp_path / "key.pem"}
+    return {f"server.tls_{name}": str(path) for name, path in files.items()}, trusting
+
+
+async def test_a_large_page_is_not_encrypted_whole_for_who_does_not_read_it(
+    vendor: HoldingVendor, tls: tuple[dict[str, str], ssl.SSLContext]
+) -> None:
+    """A transport of TLS says that nothing waits, and holds a copy of the page for each client."""
     vendor.set_assets("large", [{**asset, "path": "p" * 10_000} for asset in assets(20)])
-    flags = {
-        "upstream.base_url": vendor.url, "server.tls_cert_file": str(tmp_path / "cert.pem"),
-        "server.tls_key_file": str(tmp_path / "key.pem"),
-    }  # fmt: skip
+    flags, trusting = {"upstream.base_url": vendor.url, **tls[0]}, tls[1]
     large = asks("/v0/aois/large/assets?limit=20")
     async with playing(flags, tls=trusting) as play, Line(play.port, trusting) as line:
         ways = Ways(play, line)
@@ -385,6 +389,33 @@ async def test_a_large_page_is_not_encrypted_whole_for_who_does_not_read_it(
         assert {len(answer.body) > 200_000 for answer, _ in told} == {True}
         assert not any(short for _, short in told)
         await ways.learn(large.replace(b"GET", b"HEAD"))
+
+
+async def test_pages_do_not_pile_up_behind_tls(
+    vendor: HoldingVendor, tls: tuple[dict[str, str], ssl.SSLContext]
+) -> None:
+    vendor.set_assets(AOI, [{**asset, "path": "p" * 5_000} for asset in assets(10)])
+    async with (
+        playing({"upstream.base_url": vendor.url, **tls[0]}, tls=tls[1]) as play,
+        Line(play.port, tls[1]) as line,
+    ):
+        ways = Ways(play, line)
+        page = await ways.learn()
+        (connection,) = connections(play)
+        asked = connection._request_count
+        while not connection._paused:  # which is when the kernel takes no more, and that is some megabytes
+            line.writer.write(PAGE)
+            asked += 1
+            await until(lambda asked=asked: connection._request_count == asked)  # type: ignore[misc]
+        play.gateway._replays.tell()
+        short = ways.short
+        for _ in range(3):
+            line.writer.write(PAGE)
+            asked += 1
+            await until(lambda asked=asked: connection._request_count == asked)  # type: ignore[misc]
+        play.gateway._replays.tell()
+        assert ways.short == short
+        assert {(await line.answer()).body for _ in range(short - 1 + 3)} == {page.body}
 
 
 async def test_what_is_remembered_is_bounded(vendor: HoldingVendor) -> None:
