@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 import trustme
-from harness import PATIENCE, Play, playing, until
+from harness import PATIENCE, VENDOR_KEY, Play, playing, until
 from holding_vendor import HoldingVendor
 from keptalive import Line, Raw, asks
 from real_redis import RealRedis
@@ -391,14 +392,19 @@ async def test_a_large_page_is_not_encrypted_whole_for_who_does_not_read_it(
         await ways.learn(large.replace(b"GET", b"HEAD"))
 
 
-async def test_pages_do_not_pile_up_behind_tls(
-    vendor: HoldingVendor, tls: tuple[dict[str, str], ssl.SSLContext]
-) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="uvloop is not for Windows")
+def test_pages_do_not_pile_up_behind_tls(tls: tuple[dict[str, str], ssl.SSLContext]) -> None:
+    """On the loop that serves: its transport of TLS says that nothing waits, but has writing paused."""
+    uvloop = pytest.importorskip("uvloop")
+    uvloop.run(reading_nothing(*tls))
+
+
+async def reading_nothing(flags: dict[str, str], trusting: ssl.SSLContext) -> None:
+    vendor = HoldingVendor(key=VENDOR_KEY)
+    await vendor.start()
     vendor.set_assets(AOI, [{**asset, "path": "p" * 5_000} for asset in assets(10)])
-    async with (
-        playing({"upstream.base_url": vendor.url, **tls[0]}, tls=tls[1]) as play,
-        Line(play.port, tls[1]) as line,
-    ):
+    flags = {"upstream.base_url": vendor.url, **flags}
+    async with playing(flags, tls=trusting) as play, Line(play.port, trusting) as line:
         ways = Ways(play, line)
         page = await ways.learn()
         (connection,) = connections(play)
@@ -416,6 +422,7 @@ async def test_pages_do_not_pile_up_behind_tls(
         play.gateway._replays.tell()
         assert ways.short == short
         assert {(await line.answer()).body for _ in range(short - 1 + 3)} == {page.body}
+    await vendor.stop()
 
 
 async def test_what_is_remembered_is_bounded(vendor: HoldingVendor) -> None:
