@@ -8,7 +8,7 @@ is given when something fails.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -131,9 +131,13 @@ class Cache:
         found = self._windows.at_hand(query)
         return None if found is None else _old(found)
 
-    def used(self, query: AssetsQuery, entry: Entry) -> None:
-        """Count a use of an entry that answered this, where nobody has looked it up."""
-        self._windows.used(query, entry)
+    def names(self, query: AssetsQuery, entry: Entry) -> tuple[str, str]:
+        """What is used by an answer with this entry."""
+        return entry.key, self._windows.address(query).listing
+
+    def use(self, names: Iterable[str]) -> None:
+        """Count a use of these, where nobody has looked them up."""
+        self._store.use(names)
 
     async def look(self, query: AssetsQuery) -> Found:
         """What there is for a query now, for who asks why there was no answer."""

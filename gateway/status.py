@@ -70,7 +70,7 @@ class Status:
         self._sinks: dict[type, Callable[[Any], None]] = {
             facts.RequestServed: self._served,
             facts.RequestsReplayed: self._replayed,
-            facts.PageReplayed: self._page_replayed,
+            facts.PagesReplayed: self._pages_replayed,
             facts.TierLookup: self._looked_up,
             facts.MemoryTierSize: lambda fact: self._stands(entries=fact.entries, size=fact.size),
             facts.Evicted: lambda fact: self._count(columns.EVICTIONS, fact.entries),
@@ -182,9 +182,10 @@ class Status:
         for index, count in enumerate(fact.buckets, start=first):
             self._row[index] += count
 
-    def _page_replayed(self, fact: facts.PageReplayed) -> None:
+    def _pages_replayed(self, fact: facts.PagesReplayed) -> None:
         self._now()
-        self._aois.add(fact.aoi_id, fact.requests)
+        for aoi_id, requests in fact.by_aoi.items():
+            self._aois.add(aoi_id, requests)
 
     def _looked_up(self, fact: facts.TierLookup) -> None:
         if fact.tier == "redis":

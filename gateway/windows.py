@@ -145,10 +145,6 @@ class Windows:
         """Where the page of a query is kept."""
         return query.address(self._scope)
 
-    def used(self, query: AssetsQuery, entry: Entry) -> None:
-        """Count a use of an entry, and of its listing."""
-        self._store.use((entry.key, self.address(query).listing))
-
     def _from_memory(self, query: AssetsQuery, address: Address, shelf: Shelf) -> Found | None:
         """A fresh window whose pages are all in this process, unless a fresh page is known to be elsewhere."""
         now, directory = self._clock.now(), shelf.directory

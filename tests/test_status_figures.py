@@ -86,7 +86,7 @@ def test_many_at_once_come_to_the_same(process: Process) -> None:
     process.tell(*(served(cache="hit", duration=seconds) for seconds in (0.0001, 0.0002, 0.0002, 40.0)))
     buckets = [1, 2, *[0] * (BUCKETS - 3), 1]
     other.tell(facts.RequestsReplayed("GET", "alpha", 200, "hit", 4, 400, 40.0005, tuple(buckets)))
-    other.tell(facts.PageReplayed("aoi-1", 4))
+    other.tell(facts.PagesReplayed({"aoi-1": 4}))
     assert other.report() == process.report()
     assert process.report().hits.p99 == 30.0
 

@@ -5,7 +5,7 @@ Tuples rather than dataclasses: several of them are made for every request. Dura
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 CacheResult = Literal[
@@ -62,11 +62,10 @@ class RequestsReplayed(NamedTuple):
     buckets: tuple[int, ...]
 
 
-class PageReplayed(NamedTuple):
-    """So many of those requests were for pages of this AOI."""
+class PagesReplayed(NamedTuple):
+    """So many of those requests were for pages of these AOIs."""
 
-    aoi_id: str
-    requests: int
+    by_aoi: Mapping[str, int]
 
 
 class CacheAnswered(NamedTuple):

@@ -44,10 +44,10 @@ class Origin:
 class Ready:
     """How to answer one request again.
 
-    `seal` tells whether the entry would still be found, `take` takes of the team's budget, `trail` is where the team
-    is. `request_id` is the client's own, None where each request gets a new one; `forwarded` is what trusted proxies
-    say of the client. `before` and `after` are the head around the request id, as it is from `shown_from` to
-    `shown_until` (Unix time). `requests` are those that nobody was told of yet.
+    `seal` tells whether the entry would still be found, `take` takes of the team's budget, `names` are those of what is
+    used, `trail` is where the team is. `request_id` is the client's own, None where each request gets a new one;
+    `forwarded` is what trusted proxies say of the client. `before` and `after` are the head around the request id, as
+    it is from `shown_from` to `shown_until` (Unix time). `requests` are those that nobody was told of yet.
     """
 
     request: bytes
@@ -60,6 +60,7 @@ class Ready:
     forwarded: str | None
     seal: Seal
     take: Callable[[], float | None] | None
+    names: tuple[str, str]
     trail: Trail
     tally: Tally
     line: RepeatedLine | None

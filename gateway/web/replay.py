@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
@@ -24,7 +25,7 @@ from aiohttp import EMPTY_PAYLOAD, HttpVersion11, web
 from gateway.cache import Cache
 from gateway.clock import Clock
 from gateway.core.entry import Entry
-from gateway.core.facts import Observe, PageReplayed, RequestServed
+from gateway.core.facts import Observe, PagesReplayed, RequestServed
 from gateway.core.seals import Seal, Seals
 from gateway.web.access_log import AccessLog
 from gateway.web.exchange import ClientNames, RequestIds
@@ -181,14 +182,14 @@ class Replays:
             await self._clock.sleep(_TELL_SECONDS)
             self.tell()
             touched, self._touched = self._touched, []
-            for number, ready in enumerate(touched, start=1):
-                self._observe(PageReplayed(ready.query.aoi_id, ready.requests))
-                ready.requests = 0
-                entry = ready.entry()
-                if entry is not None:
-                    self._cache.used(ready.query, entry)
-                if number % _TOLD_AT_ONCE == 0:
-                    await asyncio.sleep(0)  # requests come first
+            for start in range(0, len(touched), _TOLD_AT_ONCE):
+                by_aoi: Counter[str] = Counter()
+                for ready in touched[start : start + _TOLD_AT_ONCE]:
+                    by_aoi[ready.query.aoi_id] += ready.requests
+                    ready.requests = 0
+                    self._cache.use(ready.names)
+                self._observe(PagesReplayed(by_aoi))
+                await asyncio.sleep(0)  # requests come first
 
     def _still(self, ready: Ready, entry: Entry) -> bool:
         """Whether the page would be answered with the same entry, now that something has changed."""
@@ -235,6 +236,7 @@ class Replays:
             forwarded=self._clients.forwarded(request),
             seal=seal,
             take=self._taker(team),
+            names=self._cache.names(query, entry),
             trail=self._prefetch.trail(query, team),
             tally=self._tallies.of(request.method, team, response.status, result),
             line=None if self._log is None else self._log.repeated(served),
