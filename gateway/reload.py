@@ -126,10 +126,10 @@ class Reloads:
         current, previous = settings.api_key, settings.previous_api_key
         if current is not None and self._keys.replace("current", current.get_secret_value()):
             self._observe(KeyLoaded(self._clock.now()))
-        if previous is None:
-            self._keys.forget_previous()
-        else:
+        if previous is not None:
             self._keys.replace("previous", previous.get_secret_value())
+        elif settings.upstream.previous_api_key_file is None:  # a file that is empty says nothing
+            self._keys.forget_previous()
         self.follow_key_files()
 
     def _follow(self, path: str, slot: Slot) -> Coroutine[Any, Any, None]:

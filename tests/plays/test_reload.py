@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
-from harness import PATIENCE, VENDOR_KEY, Process, parse_metrics, spawn
+from harness import PATIENCE, VENDOR_KEY, Play, Process, parse_metrics, playing, spawn
 from holding_vendor import HoldingVendor
 
+from gateway.settings import load
 from gateway.tokens import new_token
 
 ALPHA, ALPHA_DIGEST = new_token()
@@ -115,3 +117,26 @@ async def test_a_configuration_is_taken_over_without_dropping_a_connection(vendo
 def _ended(process: Process) -> tuple[bytes, bytes]:
     process.process.send_signal(signal.SIGINT)
     return process.process.communicate(timeout=PATIENCE)
+
+
+async def test_an_empty_file_of_the_previous_key_says_nothing(vendor: HoldingVendor, tmp_path: Path) -> None:
+    """In the middle of a rotation, too: it is ignored until it has content again."""
+    previous = tmp_path / "previous"
+    previous.write_text(VENDOR_KEY, encoding="utf-8")
+    flags = {
+        "upstream.base_url": vendor.url, "upstream.api_key": "not-good-yet",
+        "upstream.previous_api_key_file": str(previous), "cache.prefetch": 0,
+    }  # fmt: skip
+
+    def reload(play: Play, flags: dict[str, Any]) -> None:
+        play.gateway.reloads.reload(lambda: load(environ={}, flags=flags, use_file=False))
+
+    async with playing(flags) as play:
+        assert (await play.page(vendor.aoi_ids[0])).status == 200
+        previous.write_text("", encoding="utf-8")
+        reload(play, flags)
+        assert (await play.metrics())["gateway_config_last_reload_successful"] == 1
+        assert (await play.page(vendor.aoi_ids[1])).status == 200
+        del flags["upstream.previous_api_key_file"]
+        reload(play, flags)
+        assert (await play.page(vendor.aoi_ids[2])).code == "upstream_auth"
