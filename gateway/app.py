@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Callable
 from functools import partial
@@ -53,8 +52,6 @@ from gateway.workers.peers import Peers
 _LAG_SECONDS = 0.5
 # Of `cache.memory_max_bytes`: what is remembered of requests, and what is left for pages.
 _REPLAYS_SHARE = 1 / 8
-
-_log = logging.getLogger("gateway")
 
 
 class Sockets(NamedTuple):
