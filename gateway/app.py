@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from gateway.backing import Backing, in_memory
 from gateway.cache import Cache
 from gateway.clock import Clock, SystemClock
-from gateway.core.facts import KeyLoaded, LoopLag
+from gateway.core.facts import KeyLoaded, LoopLag, RequestServed
 from gateway.core.hosts import is_loopback
 from gateway.core.limits import Limits
 from gateway.core.query import QueryRules, key_scope
@@ -31,6 +31,7 @@ from gateway.reload import Reloads
 from gateway.settings import NO_FILE, Settings
 from gateway.status import Status
 from gateway.stretches import Stretches
+from gateway.subscribers import Subscribers
 from gateway.tls import server_tls
 from gateway.upstream import Upstream
 from gateway.web.access_log import AccessLog
@@ -83,12 +84,13 @@ class Gateway:
         self._clock = clock = clock or SystemClock()
         self._metrics = Metrics(CollectorRegistry(), settings.teams)
         self._status = Status(clock, self._fixed())
-        self._sinks: list[Callable[[NamedTuple], None]] = [
-            self._metrics.observe, self._status.observe, Journal(clock).observe,
-        ]  # fmt: skip
+        self._subscribers = Subscribers()
+        self._observe = self._subscribers.observe
+        for handlers in (self._metrics.handlers, self._status.handlers, Journal(clock).handlers):
+            self._subscribers.subscribe(handlers)
         self._access_log = AccessLog(writer, log_form, clock) if settings.log.access else None
         if self._access_log is not None:
-            self._sinks.append(self._access_log.observe)
+            self._subscribers.subscribe({RequestServed: self._access_log.served})
         writer.subscribe(self._observe)
         self._lifecycle = Lifecycle()
         self._scope = key_scope(settings.upstream.base_url, settings.upstream.account)
@@ -103,7 +105,7 @@ class Gateway:
         self._authenticators: list[Authenticator] = []
         self._replays = self._build_replays()
         self._gathering = Gathering(
-            self._metrics, self._status, peers, tell=self._replays.tell,
+            self._metrics, self._status, peers, tell=self._tell,
             configuration=lambda: self.reloads.configuration, life=lambda: self._lifecycle.state,
         )  # fmt: skip
         if peers is not None:
@@ -166,9 +168,10 @@ class Gateway:
         await self._upstream.close()
         await self._store.close()
 
-    def _observe(self, fact: NamedTuple) -> None:
-        for sink in self._sinks:
-            sink(fact)
+    def _tell(self) -> None:
+        """Have that told which is not told with every request."""
+        self._replays.tell()
+        self._backing.tell()
 
     @property
     def _memory_for_pages(self) -> int:

@@ -19,13 +19,17 @@ from gateway.stores.memory import MemoryStore
 
 @dataclass(frozen=True, slots=True)
 class Backing:
-    """Where pages are kept and who agrees on what; `listening` is a task that brings word of other replicas."""
+    """Where pages are kept and who agrees on what.
+
+    `tell` tells how much memory holds, `listening` is a task that brings word of other replicas.
+    """
 
     store: Store
     seals: Seals
     turns: Turns
     gate: Gate
     budgets: Budgets
+    tell: Callable[[], None]
     listening: Callable[[], Coroutine[Any, Any, None]] | None = None
 
     def purge_here(self, aoi_id: str | None) -> None:
@@ -46,4 +50,4 @@ def in_memory(
     """This process alone, with so many bytes of `memory`; `purge_others` purges those that serve with it."""
     store = MemoryStore(memory, clock, observe, purge_others)
     gate = Gate(upstream, NoReplicas(), clock=clock, observe=observe)
-    return Backing(store, store.seals, Alone(clock), gate, Budgets(teams, None, clock, observe))
+    return Backing(store, store.seals, Alone(clock), gate, Budgets(teams, None, clock, observe), store.tell)

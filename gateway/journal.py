@@ -7,7 +7,8 @@ it was not told.
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from gateway.clock import Clock
 from gateway.core import facts
@@ -19,15 +20,19 @@ _log = logging.getLogger("gateway")
 
 
 class Journal:
-    """Subscribe `observe` to facts."""
+    """Subscribe `handlers` to facts."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._told: dict[str, tuple[float, int]] = {}
         self._forbidden_told = False
+        kinds = (
+            facts.RedisWent, facts.UpstreamFellShort, facts.KeyRefused, facts.BreakerTurned, facts.VendorPaused,
+            facts.VendorResumed, facts.CorruptValue, facts.VendorForbidsStoring, facts.Stumbled,
+        )  # fmt: skip
+        self.handlers: dict[type, Callable[[Any], None]] = dict.fromkeys(kinds, self._tell)
 
-    def observe(self, fact: NamedTuple) -> None:
-        """Tell of one fact, if it is worth a line."""
+    def _tell(self, fact: NamedTuple) -> None:
         match fact:
             case facts.RedisWent(up=True):
                 _log.info("redis answers")
@@ -54,8 +59,6 @@ class Journal:
                 _log.warning('the vendor forbids to store its pages; upstream.cache_control = "ignore" overrules it')
             case facts.Stumbled(error, where, request_id):
                 _log.error("an unexpected error", extra={"error": error, "where": where, "request_id": request_id})
-            case _:
-                pass
 
     def _sometimes(self, topic: str, text: str, **extra: object) -> None:
         now = self._clock.monotonic()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.gc_collector import GCCollector
@@ -57,7 +57,7 @@ def _observe_all(histogram: Any, buckets: Iterable[int], seconds: float) -> None
 
 
 class Metrics:
-    """Subscribe `observe` to facts; `numbers` is what was counted. `teams` are the configured names."""
+    """Subscribe `handlers` to facts; `numbers` is what was counted. `teams` are the configured names."""
 
     def __init__(self, registry: CollectorRegistry, teams: Iterable[str] = ()) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # a series of its own for each child, which nobody reads
@@ -68,19 +68,13 @@ class Metrics:
         Gauge("gateway_build_info", "Version", ["version", "python"], registry=registry).labels(
             __version__, platform.python_version()
         ).set(1)
-        self._sinks: dict[type, Callable[[Any], None]] = {}
+        self.handlers: dict[type, Callable[[Any], None]] = {}
         results, lookups = self._count_cache()
         self._count_requests(teams, results, lookups)
         self._count_upstream()
         self._count_redis()
         self._count_process()
         self._count_reloads()
-
-    def observe(self, fact: NamedTuple) -> None:
-        """Count one fact."""
-        sink = self._sinks.get(type(fact))
-        if sink is not None:
-            sink(fact)
 
     async def numbers(self) -> exposition.Numbers:
         """What was counted so far."""
@@ -124,20 +118,20 @@ class Metrics:
             results(fact.cache).inc(fact.requests)
             lookups("memory", "hit").inc(fact.requests)
 
-        self._sinks[facts.RequestBegan] = lambda _: in_flight.inc()
-        self._sinks[facts.RequestServed] = served
-        self._sinks[facts.RequestsReplayed] = replayed
+        self.handlers[facts.RequestBegan] = lambda _: in_flight.inc()
+        self.handlers[facts.RequestServed] = served
+        self.handlers[facts.RequestsReplayed] = replayed
         limited = _Kept(
             self._counter("gateway_rate_limited_total", "Requests refused for want of budget", "team", "scope")
         )
         for team in teams:
             for scope in ("requests", "misses"):
                 limited(team, scope)
-        self._sinks[facts.RateLimited] = lambda fact: limited(fact.team, fact.scope).inc()
+        self.handlers[facts.RateLimited] = lambda fact: limited(fact.team, fact.scope).inc()
         failures = _Kept(self._counter("gateway_auth_failures_total", "Credentials refused", "reason"))
         for reason in ("missing", "unknown", "conflicting"):
             failures(reason)
-        self._sinks[facts.AuthFailed] = lambda fact: failures(fact.reason).inc()
+        self.handlers[facts.AuthFailed] = lambda fact: failures(fact.reason).inc()
 
     def _count_cache(self) -> tuple[_Kept, _Kept]:
         """Page requests by result, and look-ups by tier and result, which hits that are replayed count in as well."""
@@ -166,13 +160,13 @@ class Metrics:
             entries.set(fact.entries)
             size.set(fact.size)
 
-        self._sinks[facts.CacheAnswered] = lambda fact: results(fact.result).inc()
-        self._sinks[facts.TierLookup] = lambda fact: lookups(fact.tier, fact.result).inc()
-        self._sinks[facts.MemoryTierSize] = sized
-        self._sinks[facts.Evicted] = lambda fact: evictions.inc(fact.entries)
-        self._sinks[facts.Purged] = lambda fact: purges(fact.scope).inc()
-        self._sinks[facts.GenerationEnded] = lambda _: generations.inc()
-        self._sinks[facts.CorruptValue] = lambda _: corrupt.inc()
+        self.handlers[facts.CacheAnswered] = lambda fact: results(fact.result).inc()
+        self.handlers[facts.TierLookup] = lambda fact: lookups(fact.tier, fact.result).inc()
+        self.handlers[facts.MemoryTierSize] = sized
+        self.handlers[facts.Evicted] = lambda fact: evictions.inc(fact.entries)
+        self.handlers[facts.Purged] = lambda fact: purges(fact.scope).inc()
+        self.handlers[facts.GenerationEnded] = lambda _: generations.inc()
+        self.handlers[facts.CorruptValue] = lambda _: corrupt.inc()
         return results, lookups
 
     def _count_upstream(self) -> None:
@@ -210,13 +204,13 @@ class Metrics:
             in_flight.set(fact.in_flight)
             queued.set(fact.queued)
 
-        self._sinks[facts.UpstreamCalled] = called
-        self._sinks[facts.UpstreamQueue] = queue
-        self._sinks[facts.BreakerTurned] = turned
-        self._sinks[facts.VendorPaused] = lambda fact: paused.set(fact.until)
-        self._sinks[facts.UpstreamRetried] = lambda fact: retries(fact.reason).inc()
-        self._sinks[facts.KeyLoaded] = lambda fact: loaded.set(fact.at)
-        self._sinks[facts.KeyRefused] = lambda _: refusals.inc()
+        self.handlers[facts.UpstreamCalled] = called
+        self.handlers[facts.UpstreamQueue] = queue
+        self.handlers[facts.BreakerTurned] = turned
+        self.handlers[facts.VendorPaused] = lambda fact: paused.set(fact.until)
+        self.handlers[facts.UpstreamRetried] = lambda fact: retries(fact.reason).inc()
+        self.handlers[facts.KeyLoaded] = lambda fact: loaded.set(fact.at)
+        self.handlers[facts.KeyRefused] = lambda _: refusals.inc()
 
     def _count_redis(self) -> None:
         up = self._gauge("gateway_redis_up", "1 while Redis answers; 0 also where none is configured")
@@ -232,8 +226,8 @@ class Metrics:
             commands(fact.command, fact.result).inc()
             duration(fact.command).observe(fact.duration)
 
-        self._sinks[facts.RedisCommand] = sent
-        self._sinks[facts.RedisWent] = lambda fact: up.set(1 if fact.up else 0)
+        self.handlers[facts.RedisCommand] = sent
+        self.handlers[facts.RedisWent] = lambda fact: up.set(1 if fact.up else 0)
 
     def _count_reloads(self) -> None:
         reloads = _Kept(
@@ -248,10 +242,10 @@ class Metrics:
             reloads("success" if fact.fine else "failure").inc()
             last.set(fact.fine)
 
-        self._sinks[facts.Reloaded] = reloaded
+        self.handlers[facts.Reloaded] = reloaded
 
     def _count_process(self) -> None:
         lag = self._histogram("gateway_event_loop_lag_seconds", "How late the event loop was for a timer", _LAG_BUCKETS)
         dropped = self._counter("gateway_log_dropped_total", "Log lines dropped because nobody read them")
-        self._sinks[facts.LoopLag] = lambda fact: lag.observe(fact.seconds)
-        self._sinks[facts.LogDropped] = lambda fact: dropped.inc(fact.lines)
+        self.handlers[facts.LoopLag] = lambda fact: lag.observe(fact.seconds)
+        self.handlers[facts.LogDropped] = lambda fact: dropped.inc(fact.lines)

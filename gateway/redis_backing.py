@@ -48,4 +48,4 @@ def around_redis(
     budgets = Budgets(teams, SharedBudgets(calls, prefix=far.prefix), clock, observe)
     listeners = {far.channel: store.hear, leases.channel: leases.hear, pause.channel: pause.hear}
     listening = partial(word.run, listeners, store.upset, pause.look)
-    return Backing(store, store.seals, leases, gate, budgets, listening)
+    return Backing(store, store.seals, leases, gate, budgets, near.tell, listening)

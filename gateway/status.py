@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -51,7 +51,7 @@ class _Team:
 
 
 class Status:
-    """Subscribe `observe` to facts; `snapshot` is what they came to. `state` holds what is fixed at start."""
+    """Subscribe `handlers` to facts; `snapshot` is what they came to. `state` holds what is fixed at start."""
 
     def __init__(self, clock: Clock, state: State) -> None:
         self._clock = clock
@@ -67,7 +67,7 @@ class Status:
         self._aois_before = _NOBODY
         self._half = 0
         self._errors: deque[ErrorSeen] = deque(maxlen=columns.ERRORS)
-        self._sinks: dict[type, Callable[[Any], None]] = {
+        self.handlers: dict[type, Callable[[Any], None]] = {
             facts.RequestServed: self._served,
             facts.RequestsReplayed: self._replayed,
             facts.PagesReplayed: self._pages_replayed,
@@ -92,12 +92,6 @@ class Status:
             facts.LogDropped: lambda fact: self._count(columns.LOG_DROPPED, fact.lines),
         }
         self._turn()
-
-    def observe(self, fact: NamedTuple) -> None:
-        """Count one fact."""
-        sink = self._sinks.get(type(fact))
-        if sink is not None:
-            sink(fact)
 
     def snapshot(self, configuration: Configuration, life: Life) -> Snapshot:
         """What was counted so far, and how things stand."""

@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "run": {"preflight", "app", "settings", "mock_vendor", "logs", "last_words", "keys", "ports", "workers"},
     "ports": {"app", "settings", "caller"},
     "app": {"settings", "web", "backing", "redis_backing", "cache", "windows", "errands", "stretches", "upstream"}
-    | {"metrics", "status", "gathering", "parts", "workers", "journal", "logs", "keys", "reload", "tls"}
+    | {"metrics", "status", "gathering", "subscribers", "parts", "workers", "journal", "logs", "keys", "reload", "tls"}
     | {"clock", "core"},
     "backing": {"stores", "flights", "gate", "budgets", "clock", "core"},
     "redis_backing": {"backing", "stores", "flights", "gate", "budgets", "clock", "core"},
@@ -44,6 +44,7 @@ ALLOWED: dict[str, set[str]] = {
     "settings": {"core"},
     "metrics": {"core", "exposition"},
     "exposition": set(),
+    "subscribers": set(),
     "status": {"core", "clock"},
     "gathering": {"metrics", "status", "exposition", "workers", "core"},
     "workers": {"exposition", "clock", "core"},

@@ -88,11 +88,10 @@ class Side:
         self.generations: dict[str, int] = {}
         self._stack = stack
         self._line: Line | None = None
-        play.gateway._sinks.append(self._count)
+        play.gateway._subscribers.subscribe({RequestsReplayed: self._count})
 
-    def _count(self, fact: Any) -> None:
-        if isinstance(fact, RequestsReplayed):
-            self.replayed += fact.requests
+    def _count(self, fact: RequestsReplayed) -> None:
+        self.replayed += fact.requests
 
     async def line(self) -> Line:
         if self._line is None:

@@ -47,7 +47,7 @@ class Process(NamedTuple):
 
     def tell(self, *told: NamedTuple) -> None:
         for fact in told:
-            self.status.observe(fact)
+            self.status.handlers[type(fact)](fact)
 
     def snapshot(self, configuration: Configuration = LIVE, life: Life = "ready") -> Snapshot:
         return self.status.snapshot(configuration, life)

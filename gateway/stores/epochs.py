@@ -59,13 +59,11 @@ class Epochs:
         """The values of these names of an AOI, and the epoch at which they were read. Raises StoreDown."""
         for _ in range(_TRIES):
             name = await self._everything_name()
-            # Asked together, these two are one command, except in a Cluster.
-            (everything,), (token, *values) = await asyncio.gather(
-                self._lookups.get((name,)), self._lookups.get((self.name(aoi_id), *names))
-            )
+            mine = self.name(aoi_id)
+            everything, (token, *values) = await self._lookups.get_beside(name, (mine, *names))
             if self._knows_run():
                 self._everything = await self._token(name, everything)
-                return f"{self._everything}/{await self._token(self.name(aoi_id), token)}", values
+                return f"{self._everything}/{await self._token(mine, token)}", values
         raise StoreDown("connections come and go")
 
     async def begin(self, aoi_id: str | None) -> str:

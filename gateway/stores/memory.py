@@ -101,6 +101,10 @@ class MemoryStore:
             self._of_aoi[aoi_id] = secrets.token_hex(8)
             self.seals.break_one(aoi_id)
 
+    def tell(self) -> None:
+        """Tell how much is held."""
+        self._shelves.tell()
+
     async def close(self) -> None:
         """Forget everything."""
         self._shelves.clear()
@@ -170,28 +174,25 @@ class Shelves:
         """Hold an entry, unless it alone is beyond the bound."""
         new = self._held.put(entry.key, entry, entry.size)  # which counts down what it evicts
         self._entries += new
-        self._tell_size()
 
     def put_directory(self, directory: Directory, *, session: int = 0, at: float = 0.0) -> None:
         """Hold a directory, stamped with the session of word from Redis, and the time, at which it was right."""
         self._held.put(directory.listing, Checked(directory, session, at), directory.size)
-        self._tell_size()
 
     def drop(self, name: str) -> None:
         """Let go of an entry or a directory."""
         self._entries -= isinstance(self._held.pop(name), Entry)
-        self._tell_size()
 
     def clear(self) -> None:
         """Let go of everything."""
         self._held.clear()
         self._entries = 0
-        self._tell_size()
+
+    def tell(self) -> None:
+        """Tell how much is held."""
+        self._observe(MemoryTierSize(self._entries, self._held.size))
 
     def _tell_eviction(self, held: Entry | Checked) -> None:
         if isinstance(held, Entry):
             self._entries -= 1
             self._observe(Evicted(1))
-
-    def _tell_size(self) -> None:
-        self._observe(MemoryTierSize(self._entries, self._held.size))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 
@@ -38,7 +38,7 @@ class _Line(msgspec.Struct):
 
 
 class AccessLog:
-    """A sink for RequestServed facts that writes JSON or text lines."""
+    """Writes JSON or text lines. Subscribe `served` to RequestServed facts."""
 
     def __init__(self, writer: LineWriter, form: Literal["text", "json"], clock: Clock) -> None:
         self._write = writer.write
@@ -48,11 +48,10 @@ class AccessLog:
         self._second = -1
         self._date = b""
 
-    def observe(self, fact: NamedTuple) -> None:
+    def served(self, fact: RequestServed) -> None:
         """Write the line of an answered request."""
-        if isinstance(fact, RequestServed):
-            line = self._line(fact, self._timestamp())
-            self._write(self._encode(line) if self._form == "json" else self._text(line))
+        line = self._line(fact, self._timestamp())
+        self._write(self._encode(line) if self._form == "json" else self._text(line))
 
     def repeated(self, fact: RequestServed) -> RepeatedLine:
         """The line of requests that are served alike, but for their id, their client, when it was and how long."""

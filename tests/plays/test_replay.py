@@ -46,11 +46,10 @@ class Ways:
         self.play = play
         self.line = line
         self.short = 0
-        play.gateway._sinks.append(self._count)
+        play.gateway._subscribers.subscribe({RequestsReplayed: self._count})
 
-    def _count(self, fact: Any) -> None:
-        if isinstance(fact, RequestsReplayed):
-            self.short += fact.requests
+    def _count(self, fact: RequestsReplayed) -> None:
+        self.short += fact.requests
 
     async def ask(self, request: bytes = PAGE) -> tuple[Raw, bool]:
         """An answer, and whether it was the short cut's."""

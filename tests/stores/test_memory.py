@@ -18,6 +18,7 @@ def test_what_is_used_stays_and_what_passes_through_goes() -> None:
         assert shelves.entry("used", "p", 0) == used
     for number in range(50):
         shelves.put_entry(entry(f"crawled {number}", now=0, body=b"x" * 1000))
+        shelves.tell()
     assert shelves.entry("used", "p", 0) == used
     sizes = [fact for fact in facts if isinstance(fact, MemoryTierSize)]
     assert sizes[-1] == MemoryTierSize(5, used.size * 5)
@@ -40,6 +41,7 @@ def test_an_entry_of_another_epoch_or_past_its_last_use_is_let_go() -> None:
     for epoch, now in (("q", 0.0), ("p", 30.0)):
         shelves.put_entry(entry("page", now=0))
         assert shelves.entry("page", epoch, now) is None
+        shelves.tell()
         assert facts[-1] == MemoryTierSize(0, 0)
 
 

@@ -1,0 +1,26 @@
+"""Who is told which facts: each kind to those alone who want it, because several come with every request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+# What is to be done with a fact, by its class.
+Handlers = Mapping[type, Callable[[Any], None]]
+
+
+class Subscribers:
+    """Tells facts to whoever subscribed to their kind, in that order."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[type, tuple[Callable[[Any], None], ...]] = {}
+
+    def subscribe(self, handlers: Handlers) -> None:
+        """Tell these, too."""
+        for kind, handler in handlers.items():
+            self._handlers[kind] = (*self._handlers.get(kind, ()), handler)
+
+    def observe(self, fact: NamedTuple) -> None:
+        """Tell a fact."""
+        for handler in self._handlers.get(type(fact), ()):
+            handler(fact)
