@@ -20,7 +20,7 @@ from gateway.core.limits import Limits
 from gateway.core.policy import Decision, Fetch, Serve, ServeAndRefresh, decide
 from gateway.core.query import Address, AssetsQuery
 from gateway.core.windows import Plan, State, cut, end_of, plan
-from gateway.stores.base import Shelf, Store, found_in
+from gateway.stores.base import NO_SHELF, Shelf, Store, found_in
 
 
 class Found(NamedTuple):
@@ -75,7 +75,10 @@ class Windows:
         elif shelf is not None:
             self._observe(TierLookup("memory", "hit"))
         if shelf is None:
-            shelf = await found_in(self._store, address)
+            try:
+                shelf = await self._store.ask(address)
+            except StoreDown:
+                shelf = NO_SHELF
         now = self._clock.now()
         current = shelf.current
         exact = decide(shelf.entry, now, current=current)

@@ -7,7 +7,6 @@ the bytes are kept and how long an answer lives.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, Self
 
 import msgspec
@@ -52,8 +51,7 @@ class Reckoning(msgspec.Struct, frozen=True, array_like=True, gc=False):
     caps: tuple[Cap, ...]
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, weakref=True):
     """An answer of the vendor with its lifetimes. All times are Unix time in seconds.
 
     `status` is 200 (`body` is the vendor's page, byte for byte) or 404 (`body` is the vendor's envelope).

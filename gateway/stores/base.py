@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
+
+from msgspec import structs
 
 from gateway.core.admission import Candidate
 from gateway.core.directory import Directory, Filed, file
@@ -31,6 +33,10 @@ class Shelf(NamedTuple):
         """Whether the entry belongs to the current generation of its listing."""
         entry, directory = self.entry, self.directory
         return entry is not None and directory is not None and directory.owns(entry.generation, entry.started)
+
+
+# What there is while the store is down: the vendor still has the page.
+NO_SHELF = Shelf("", None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,10 @@ class Store(Protocol):
 
     async def look_up(self, address: Address) -> Shelf:
         """What there is for the address, whatever its age. Raises StoreDown."""
+        ...
+
+    async def ask(self, address: Address) -> Shelf:
+        """The same, for who has just had a glance, and did not see the page. Raises StoreDown."""
         ...
 
     def copies(self, names: Sequence[str], epoch: str) -> list[Entry] | None:
@@ -97,7 +107,7 @@ async def found_in(store: Store, address: Address) -> Shelf:
     try:
         return await store.look_up(address)
     except StoreDown:
-        return Shelf("", None, None)
+        return NO_SHELF
 
 
 def filed(
@@ -105,7 +115,7 @@ def filed(
 ) -> tuple[Filed, Entry]:
     """File a candidate, and name its entry after the epoch and generation that it belongs to (see `file`)."""
     result = file(known, candidate.sight, candidate.total, listing=address.listing, epoch=epoch, now=now, alone=alone)
-    return result, replace(candidate.entry, epoch=epoch, generation=result.generation)
+    return result, structs.replace(candidate.entry, epoch=epoch, generation=result.generation)
 
 
 def ends_one(known: Directory | None, result: Filed) -> bool:

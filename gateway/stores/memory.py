@@ -55,6 +55,10 @@ class MemoryStore:
         self._observe(TierLookup("memory", "miss" if shelf.entry is None else "hit"))
         return shelf
 
+    async def ask(self, address: Address) -> Shelf:
+        """What there is for the address."""
+        return await self.look_up(address)
+
     def copies(self, names: Sequence[str], epoch: str) -> list[Entry] | None:
         """The entries of these names, if they are all here."""
         return self._shelves.entries(names, epoch, self._clock.now())

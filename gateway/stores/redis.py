@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from gateway.clock import Clock
 from gateway.core import directory as directories
@@ -103,6 +103,10 @@ class RedisStore:
         self._observe(TierLookup("redis", "miss" if entry is None else "hit"))
         return Shelf(epoch, directory, entry, "redis")
 
+    async def ask(self, address: Address) -> Shelf:
+        """The same: a glance shows nothing."""
+        return await self.look_up(address)
+
     def directory(self, address: Address) -> directories.Directory | None:  # noqa: ARG002 - as Store says
         """Nothing is known without asking."""
         return None
@@ -138,7 +142,7 @@ class RedisStore:
         """File and keep a page: one comparison and its consequences in one step of Redis. Raises StoreDown."""
         (raw,) = await self._lookups.get((self.prefix + address.listing,))
         if not self.epochs.is_current(epoch):
-            return Kept(replace(candidate.entry, epoch=epoch), "purged")
+            return Kept(structs.replace(candidate.entry, epoch=epoch), "purged")
         for _ in range(_TRIES):
             known = None if raw is None else directories.decode(raw, address.listing)
             result, entry = filed(address, known, candidate, epoch, self._clock.now())

@@ -93,6 +93,10 @@ class TieredStore:
         if shelf is not None and shelf.entry is not None:
             self._observe(TierLookup("memory", "hit"))
             return shelf
+        return await self.ask(address)
+
+    async def ask(self, address: Address) -> Shelf:
+        """What Redis has, or memory, if it was fetched later."""
         self._observe(TierLookup("memory", "miss"))
         checked = self._checked(address)
         try:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from entries import address, candidate
+from msgspec import structs
 
 from gateway.clock import SystemClock
 from gateway.stores.memory import MemoryStore
@@ -41,7 +42,7 @@ async def fill(size: int) -> float:
         where = address(f"e9767554-550e-4464-a677-{number:012}")
         fetched = candidate(where, now=clock.now() + number / 1000, shows="abcdefghij", body=os.urandom(size))
         gzipped = os.urandom(size // 4) if size > 1024 else None
-        fetched = replace(fetched, entry=replace(fetched.entry, gzipped=gzipped, etag=os.urandom(16).hex()))
+        fetched = replace(fetched, entry=structs.replace(fetched.entry, gzipped=gzipped, etag=os.urandom(16).hex()))
         await store.keep(where, fetched, (await store.look_up(where)).epoch)
     return (resident() - before) / BOUND
 

@@ -10,6 +10,7 @@ import fakeredis
 import pytest
 from entries import address, candidate
 from harness import REDIS_TIMEOUT, SteeredClock
+from msgspec import structs
 from real_redis import RealRedis
 
 from gateway.stores.base import Kept, Store
@@ -185,7 +186,7 @@ async def test_a_page_that_was_fetched_before_a_purge_is_not_kept(
 
 async def test_an_entry_without_gzip_comes_back_as_it_was(store: Store, clock: SteeredClock) -> None:
     bare = candidate(HERE, now=clock.now())
-    bare = replace(bare, entry=replace(bare.entry, gzipped=None))
+    bare = replace(bare, entry=structs.replace(bare.entry, gzipped=None))
     kept = await store.keep(HERE, bare, (await store.look_up(HERE)).epoch)
     assert (await store.look_up(HERE)).entry == kept.entry
 
@@ -211,7 +212,7 @@ async def test_what_is_known_without_asking_is_what_would_be_told(store: Store, 
     assert store.copies([HERE.page], entry.epoch) == [entry]
     assert store.copies([HERE.page, "another"], entry.epoch) is None
     assert store.copies([HERE.page], "another") is None
-    made = replace(entry, key="made")
+    made = structs.replace(entry, key="made")
     store.hold(made)
     assert store.copies(["made"], entry.epoch) == [made]
     await store.purge(None)
