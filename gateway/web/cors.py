@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
 
 from aiohttp import web
 
@@ -23,7 +23,10 @@ class Cors:
 
     def preflight(self, request: web.BaseRequest) -> web.Response | None:
         """The answer to a preflight from a listed origin; None for any other OPTIONS."""
-        if not self._is_listed(request) or "Access-Control-Request-Method" not in request.headers:
+        if (
+            request.headers.get("Origin", "").lower() not in self._origins
+            or "Access-Control-Request-Method" not in request.headers
+        ):
             return None
         return web.Response(
             status=204,
@@ -34,15 +37,11 @@ class Cors:
             },
         )
 
-    def mark(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
-        """Let the page of a listed origin read the answer; tell caches that it depends on the origin."""
+    def mark(self, headers: MutableMapping[str, str], origin: str) -> None:
+        """Let the page of a listed origin read an answer; tell caches that it depends on the origin."""
         if not self._origins:
             return
-        headers = response.headers
         headers["Vary"] = f"{headers['Vary']}, Origin" if "Vary" in headers else "Origin"
-        if self._is_listed(request):
-            headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
+        if origin.lower() in self._origins:
+            headers["Access-Control-Allow-Origin"] = origin
             headers["Access-Control-Expose-Headers"] = _RESPONSE_HEADERS
-
-    def _is_listed(self, request: web.BaseRequest) -> bool:
-        return bool(self._origins) and request.headers.get("Origin", "").lower() in self._origins

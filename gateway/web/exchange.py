@@ -53,6 +53,11 @@ def request_id_of(request: BaseRequest) -> str:
     given = request.headers.getall("X-Request-Id", ())
     if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
         return given[0]
+    return new_request_id()
+
+
+def new_request_id() -> str:
+    """An id that nobody has been given."""
     return _IDS.next().decode()
 
 

@@ -11,33 +11,17 @@ import re
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
-from aiohttp import web
-
-from gateway.cache import Answer
 from gateway.core.entry import Entry
 from gateway.core.query import AssetsQuery
 from gateway.core.seals import Seal
 from gateway.prefetch import Trail
 from gateway.web.access_log import RepeatedLine
 from gateway.web.http_date import http_date
+from gateway.web.reply import Part, Reply
 from gateway.web.tally import Tally
 
 _TTL = re.compile(r"(?<=; ttl=)-?[0-9]+")
-
-# Which bytes of an entry are an answer's body.
-Part = Literal["body", "gzipped", "nothing"]
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What an answer with a page was made of."""
-
-    query: AssetsQuery
-    answer: Answer
-    team: str
-    part: Part
 
 
 @dataclass(slots=True)
@@ -50,7 +34,6 @@ class Ready:
     it is from `shown_from` to `shown_until` (Unix time). `requests` are those that nobody was told of yet.
     """
 
-    request: bytes
     query: AssetsQuery
     entry: weakref.ref[Entry]
     part: Part
@@ -84,19 +67,9 @@ class Ready:
         return True
 
 
-def template_of(response: web.Response) -> bytes:
-    """The head of a response, to be filled in by % with `age`, `date`, `id` and `ttl`."""
-    lines = [f"HTTP/1.1 {response.status} {response.reason}"]
-    for name, value in response.headers.items():
-        match name:
-            case "Age":
-                lines.append("Age: %(age)d")
-            case "Date":
-                lines.append("Date: %(date)b")
-            case "X-Request-Id":
-                lines.append("X-Request-Id: %(id)b")
-            case "Cache-Status":
-                lines.append("Cache-Status: " + _TTL.sub("%(ttl)d", value.replace("%", "%%")))
-            case _:
-                lines.append(f"{name}: {value}".replace("%", "%%"))
-    return "\r\n".join((*lines, "", "")).encode()
+def template_of(reply: Reply) -> bytes:
+    """The head of an answer, to be filled in by % with `age`, `date`, `id` and `ttl`."""
+    headers = {name: value.replace("%", "%%") for name, value in reply.headers.items()}
+    headers |= {"Age": "%(age)d", "Date": "%(date)b", "X-Request-Id": "%(id)b"}
+    headers["Cache-Status"] = _TTL.sub("%(ttl)d", headers["Cache-Status"])
+    return reply.head(headers)

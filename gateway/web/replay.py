@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
-from aiohttp import EMPTY_PAYLOAD, HttpVersion11, web
+from aiohttp import web
 
 from gateway.cache import Cache
 from gateway.clock import Clock
@@ -29,29 +29,21 @@ from gateway.core.facts import Observe, PagesReplayed, RequestServed
 from gateway.core.seals import Seal, Seals
 from gateway.web.access_log import AccessLog
 from gateway.web.exchange import ClientNames, RequestIds
-from gateway.web.ready import Origin, Ready, template_of
+from gateway.web.familiar import Familiar, FamiliarHeaders
+from gateway.web.ready import Ready, template_of
+from gateway.web.remembered import Remembered
+from gateway.web.reply import PIECE, Origin, Reply
 from gateway.web.tally import Tallies
 
-# A request that is longer than this is answered the long way: it is not what programs send again and again.
-_MOST_REQUEST_BYTES = 4096
 # What is remembered of a request besides its bytes, as the operating system sees it (tests/bench/memory.py).
 _OVERHEAD = 2200
-# So many requests are known to have been seen once, and as many from before.
-_MOST_SEEN = 16_384
-# More of a body than this is not copied next to its head.
-_COPIED_BYTES = 65_536
+# Of the bytes that requests may take, those for header lines: a program sends the same ones for all its requests.
+_HEADERS_SHARE = 1 / 4
 # How often the pages that were asked for are told to the store and the statistics, and how many of them at once.
 _TELL_SECONDS = 1.0
 _TOLD_AT_ONCE = 256
 # A page that was looked ahead from is not looked ahead from again for so long, in seconds.
 _AHEAD_SECONDS = 1.0
-
-_HEAD_END = b"\r\n\r\n"
-_STARTS = (b"GET /v0/aois/", b"HEAD /v0/aois/")
-# A request with one of these is judged anew each time.
-_NEVER = (
-    "Cache-Control", "Pragma", "Connection", "X-Explain", "Expect", "Content-Length", "Transfer-Encoding", "Upgrade",
-)  # fmt: skip
 
 
 class Connection(Protocol):
@@ -84,29 +76,22 @@ class Replays:
         self._cache = cache
         self._prefetch = cache.prefetch
         self._seals = seals
-        self._max_bytes = max_bytes
         self._taker = taker
         self._clients = clients
         self._log = log
         self._clock = clock
         self._observe = observe
-        self._ready: dict[bytes, Ready] = {}
-        self._size = 0
-        self._seen: set[int] = set()
-        self._seen_before: set[int] = set()
+        self._ready: Remembered[Ready] = Remembered(int(max_bytes * (1 - _HEADERS_SHARE)), _OVERHEAD)
         self._tallies = Tallies()
         self._touched: list[Ready] = []
         self._ids = RequestIds()
+        self.headers = FamiliarHeaders(int(max_bytes * _HEADERS_SHARE), clients)
         self._open = True
         self.turn = 0
         """Another one after each `forget`: what was asked before that is not remembered after it."""
 
     def answer(self, request: bytes, connection: Connection) -> bool:
-        """Answer a request that came on a connection which stands between two requests; False if that takes longer.
-
-        Bytes are compared as they are: who has them all has the token in them, and how long a look into a table of
-        keyed hashes takes tells nothing of a token to who has not.
-        """
+        """Answer a request that came on a connection which stands between two requests; False if that takes longer."""
         ready = self._ready.get(request)
         if ready is None:
             return False
@@ -125,46 +110,36 @@ class Replays:
             transport.write(b"".join((ready.before, request_id, ready.after)))
         else:
             body = entry.body if ready.part == "body" else entry.gzipped or b""
-            if len(body) <= _COPIED_BYTES:
+            if len(body) <= PIECE:
                 transport.write(b"".join((ready.before, request_id, ready.after, body)))
             else:
                 transport.writelines((ready.before, request_id, ready.after, body))
         self._note(ready, request_id, connection, began)
         return True
 
-    @staticmethod
-    def may_remember(request: bytes) -> bool:
-        """Whether these bytes, received between two requests, are one complete request that is worth a look."""
-        return (
-            len(request) <= _MOST_REQUEST_BYTES
-            and request.startswith(_STARTS)
-            and request.find(_HEAD_END) == len(request) - len(_HEAD_END)
-        )
+    def learn(self, received: bytes, turn: int, request: web.BaseRequest, reply: Reply) -> None:
+        """Learn from a request that was parsed and answered with a page."""
+        if self._open and turn == self.turn:
+            self.offer(received, turn, self.headers.learn(received, request, reply.asking), reply)
 
-    def offer(
-        self, received: bytes, turn: int, request: web.BaseRequest, response: web.Response, origin: Origin
-    ) -> None:
+    def offer(self, received: bytes, turn: int, familiar: Familiar | None, reply: Reply) -> None:
         """Remember how a request was answered, if it was seen before and may be answered so again."""
-        if not self._open or turn != self.turn:
+        if not self._open or turn != self.turn or not self._ready.seen_again(received) or familiar is None:
             return
-        message = request._message  # noqa: SLF001 - BaseRequest does not tell whether it closes the connection
-        if message.version != HttpVersion11 or message.should_close or request.content is not EMPTY_PAYLOAD:
-            return
-        if any(name in request.headers for name in _NEVER) or not self._seen_again(received):
-            return
-        if origin.answer.result not in ("hit", "window"):
-            return
-        if request.secure and _body_bytes(origin) > _COPIED_BYTES:
+        origin = reply.origin
+        if origin is None or origin.answer.result not in ("hit", "window") or origin.answer.tier != "memory":
+            return  # a page that had to be brought from Redis may be one of more than memory has room for
+        if familiar.secure and len(reply.sent) > PIECE:
             return  # TLS encrypts what is written at once, whole, and does not tell how much of it was not sent yet
         seal = self._seals.take(origin.query.aoi_id)
         if self._cache.at_hand(origin.query) is origin.answer.entry:
-            self._remember(self._made(received, seal, request, response, origin))
+            self._ready.put(received, self._made(seal, familiar, reply, origin))
 
     def forget(self) -> None:
         """Teams, budgets or tokens are others now."""
         self.turn += 1
         self._ready.clear()
-        self._size = 0
+        self.headers.forget()
 
     def close(self) -> None:
         """Answer nothing any more."""
@@ -216,57 +191,24 @@ class Replays:
                 client = self._clients.behind(client, ready.forwarded)
             ready.line.write(request_id, client, duration)
 
-    def _made(
-        self, received: bytes, seal: Seal, request: web.BaseRequest, response: web.Response, origin: Origin
-    ) -> Ready:
-        query, team, entry, result = origin.query, origin.team, origin.answer.entry, origin.answer.result
-        body_bytes = _body_bytes(origin)
-        request_id = response.headers["X-Request-Id"]
+    def _made(self, seal: Seal, familiar: Familiar, reply: Reply, origin: Origin) -> Ready:
+        query, entry, result = origin.query, origin.answer.entry, origin.answer.result
+        team, method, body_bytes = familiar.asking.team.name, familiar.asking.method, len(reply.sent)
         served = RequestServed(
-            request_id, "assets", request.method, team, "", query.aoi_id, response.status, result, body_bytes, 0.0, None
+            "", "assets", method, team, "", query.aoi_id, reply.status, result, body_bytes, 0.0, None
         )
         return Ready(
-            request=received,
             query=query,
             entry=weakref.ref(entry),
             part=origin.part,
             body_bytes=body_bytes,
-            template=template_of(response),
-            request_id=request_id.encode() if request.headers.get("X-Request-Id") == request_id else None,
-            forwarded=self._clients.forwarded(request),
+            template=template_of(reply),
+            request_id=None if familiar.request_id is None else familiar.request_id.encode(),
+            forwarded=familiar.forwarded,
             seal=seal,
             take=self._taker(team),
             names=self._cache.names(query, entry),
             trail=self._prefetch.trail(query, team),
-            tally=self._tallies.of(request.method, team, response.status, result),
+            tally=self._tallies.of(method, team, reply.status, result),
             line=None if self._log is None else self._log.repeated(served),
         )
-
-    def _seen_again(self, received: bytes) -> bool:
-        """Whether it was seen before: ids that clients make up for each request must not flush the table."""
-        seen = hash(received)
-        if seen in self._seen or seen in self._seen_before:
-            return True
-        if len(self._seen) >= _MOST_SEEN:
-            self._seen_before, self._seen = self._seen, set()
-        self._seen.add(seen)
-        return False
-
-    def _remember(self, ready: Ready) -> None:
-        """Hold it, and let go of those that were not used of late (CLOCK, as it is told of virtual memory)."""
-        if self._ready.pop(ready.request, None) is None:
-            self._size += len(ready.request) + _OVERHEAD
-        self._ready[ready.request] = ready
-        while self._size > self._max_bytes:
-            oldest, candidate = next(iter(self._ready.items()))
-            del self._ready[oldest]
-            if candidate.used:
-                candidate.used = False
-                self._ready[oldest] = candidate
-            else:
-                self._size -= len(oldest) + _OVERHEAD
-
-
-def _body_bytes(origin: Origin) -> int:
-    entry = origin.answer.entry
-    return {"body": len(entry.body), "gzipped": len(entry.gzipped or b""), "nothing": 0}[origin.part]

@@ -8,7 +8,7 @@ counted and logged in one place.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,14 +18,17 @@ from gateway.clock import Clock
 from gateway.core.errors import Denied
 from gateway.core.facts import Observe, RequestBegan, RequestServed, Stumbled
 from gateway.core.teams import Team
+from gateway.web.asking import asking_of
 from gateway.web.assets import Assets
 from gateway.web.auth import Authenticator
 from gateway.web.cors import Cors
 from gateway.web.events import EventStream
-from gateway.web.exchange import ClientNames, Exchange, request_id_of
+from gateway.web.exchange import ClientNames, Exchange, new_request_id, request_id_of
+from gateway.web.familiar import Familiar
 from gateway.web.framing import Target, check
 from gateway.web.http_date import http_date
 from gateway.web.problems import INTERNAL_ERROR, Problem, problem_of, render
+from gateway.web.reply import Page, Reply, reply_of
 
 # nginx's number for "the client went away before it had an answer"; it is never sent.
 _CLIENT_LEFT = 499
@@ -45,6 +48,9 @@ class Route:
     methods: tuple[str, ...] = ("GET", "HEAD")
     admin: bool = False
     browser: bool = False
+
+
+Answered = web.StreamResponse | Reply
 
 
 class Lifecycle:
@@ -89,12 +95,12 @@ class Router:
         """Answer one request; never raises but when the connection is gone."""
         began = self._clock.monotonic()
         self._observe(RequestBegan())
-        exchange = self._exchange(request)
-        response: web.StreamResponse | None = None
+        exchange = Exchange(request_id_of(request), request.method, self._clients.name(request))
+        response: Answered | None = None
         try:
             response = await self._answer(request, exchange)
             if isinstance(response, EventStream):
-                self._finished(request, exchange, response)
+                self._sign(response.headers, exchange, request.headers.get("Origin", ""))
                 await response.run(request)
         except asyncio.CancelledError:
             raise
@@ -102,12 +108,40 @@ class Router:
             response = self._failed(error, exchange)
         finally:
             self._served(exchange, response, began)
-        return self._finished(request, exchange, response)
+        self._sign(response.headers, exchange, request.headers.get("Origin", ""))
+        finished = Page(response) if isinstance(response, Reply) else response
+        if self.is_leaving:
+            finished.force_close()
+        return finished
 
-    def _exchange(self, request: web.BaseRequest) -> Exchange:
-        return Exchange(request_id_of(request), request.method, self._clients.name(request))
+    async def answer_familiar(self, familiar: Familiar, target: Target, peer: str) -> Reply:
+        """The same for a page, asked for by a peer with header lines that were read before."""
+        assert self._assets is not None, "only who has pages learns header lines"  # noqa: S101 - see `server`
+        began = self._clock.monotonic()
+        self._observe(RequestBegan())
+        asking = familiar.asking
+        client = peer if familiar.forwarded is None else self._clients.behind(peer, familiar.forwarded)
+        exchange = Exchange(familiar.request_id or new_request_id(), asking.method, client, "assets", asking.team.name)
+        reply: Reply | None = None
+        try:
+            self._admit(exchange.team)
+            answered = await self._assets.answer(asking, target, exchange)
+            reply = answered if isinstance(answered, Reply) else reply_of(asking, answered)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - and this is the other one
+            reply = reply_of(asking, self._failed(error, exchange))
+        finally:
+            self._served(exchange, reply, began)
+        self._sign(reply.headers, exchange, familiar.origin)
+        return reply
 
-    async def _answer(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
+    @property
+    def is_leaving(self) -> bool:
+        """Whether clients are told to connect anew."""
+        return self._lifecycle.state in ("draining", "leaving")
+
+    async def _answer(self, request: web.BaseRequest, exchange: Exchange) -> Answered:
         exchange.route = "invalid"
         target = check(request, loopback_only=self._loopback_only)
         exchange.route = "unknown"
@@ -118,7 +152,7 @@ class Router:
             self._check_method(request, ("GET", "HEAD"))
             team = self._authenticated(request, exchange)
             self._admit(team.name)
-            return await self._assets.answer(request, target, team, exchange)
+            return await self._assets.answer(asking_of(request, team), target, exchange)
         return await self._answer_route(request, target, exchange)
 
     async def _answer_route(self, request: web.BaseRequest, target: Target, exchange: Exchange) -> web.StreamResponse:
@@ -149,19 +183,15 @@ class Router:
             self._observe(Stumbled(type(error).__name__, _where(error), exchange.request_id))
         return render(problem, exchange.request_id)
 
-    def _finished(
-        self, request: web.BaseRequest, exchange: Exchange, response: web.StreamResponse
-    ) -> web.StreamResponse:
-        response.headers["X-Request-Id"] = exchange.request_id
-        response.headers["Server"] = "pixxel-gateway"
-        response.headers["Date"] = http_date(int(self._clock.now()))
-        self._cors.mark(request, response)
-        if self._lifecycle.state in ("draining", "leaving"):
-            response.force_close()
-        return response
+    def _sign(self, headers: MutableMapping[str, str], exchange: Exchange, origin: str) -> None:
+        """What stands in every answer."""
+        headers["X-Request-Id"] = exchange.request_id
+        headers["Server"] = "pixxel-gateway"
+        headers["Date"] = http_date(int(self._clock.now()))
+        self._cors.mark(headers, origin)
 
-    def _served(self, exchange: Exchange, response: web.StreamResponse | None, began: float) -> None:
-        body = response.body if isinstance(response, web.Response) else None
+    def _served(self, exchange: Exchange, response: Answered | None, began: float) -> None:
+        body = response.body if isinstance(response, web.Response | Reply) else None
         sends_body = exchange.method != "HEAD" and isinstance(body, bytes)
         stream = response if isinstance(response, EventStream) else None
         self._observe(

@@ -10,12 +10,13 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from gateway.web.assets import Page
 from gateway.web.exchange import request_id_of
+from gateway.web.familiar import Read, is_whole
 from gateway.web.framing import MAX_FIELD_BYTES, MAX_TARGET_BYTES
 from gateway.web.parser import StrictParser
 from gateway.web.problems import INTERNAL_ERROR, render
 from gateway.web.replay import Replays
+from gateway.web.reply import PIECE, Page, Reply
 from gateway.web.router import Router
 
 # A connection on which nothing happens, or never a whole request, is closed after this many seconds. The timer is not
@@ -23,6 +24,8 @@ from gateway.web.router import Router
 IDLE_SECONDS = 14.0
 # How long is read on after an answer that came before its request was over.
 _LINGER_SECONDS = 2.0
+# Of requests that came before their turn, more than this waits in the kernel.
+_MOST_HELD = 65_536
 
 _log = logging.getLogger("gateway.server")
 
@@ -30,7 +33,10 @@ _log = logging.getLogger("gateway.server")
 class Protocol(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_answered", "_between", "_client", "_gone", "_half_closed", "_replays", "_strict", "_whole")
+    __slots__ = (
+        "_answered", "_answering", "_between", "_client", "_gone", "_half_closed", "_held", "_replays", "_router",
+        "_strict", "_whole",
+    )  # fmt: skip
 
     def __init__(self, server: GatewayServer, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -45,12 +51,16 @@ class Protocol(RequestHandler):
         )
         self._strict = StrictParser(self._parser, self, loop, self._max_msg_queue_size)
         self._parser = self._strict  # type: ignore[assignment]
+        self._router = server.router
         self._replays = server.replays
         # Whether whatever comes next begins a request, as far as this side of the parser can tell. It is so from the
         # moment that an answer was sent: a client that is quick has asked again before aiohttp waits for that.
         self._between = True
         # The request that is being answered, if all its bytes came at once, and when that was.
         self._whole: tuple[bytes, int] | None = None
+        # The answer to a request whose header lines are familiar, while it is made and sent, and what came meanwhile.
+        self._answering: asyncio.Task[None] | None = None
+        self._held = b""
         self._client: str | None = None
         self._gone: asyncio.Future[None] = loop.create_future()
         self._half_closed = False
@@ -75,7 +85,10 @@ class Protocol(RequestHandler):
         return self._client
 
     def data_received(self, data: bytes) -> None:
-        """Answer a request by the short cut if it can be, else have it parsed and handled."""
+        """Answer a request by the short cut if it can be, else have it read and handled."""
+        if self._answering is not None:
+            self._hold(data)
+            return
         replays, transport = self._replays, self.transport
         # Everything that was asked is answered and sent, and nothing of the next request is here yet.
         if replays is not None and data and self._between and transport is not None and not self._is_closing:
@@ -86,9 +99,72 @@ class Protocol(RequestHandler):
                     self._request_count += 1
                     self._answered += 1
                     return
-                self._whole = (data, replays.turn) if replays.may_remember(data) else None
+                if (read := replays.headers.read(data)) is not None:
+                    self._between = False
+                    self._request_count += 1
+                    self._answering = self._loop.create_task(self._answer(read, data, replays.turn))
+                    return
+                self._whole = (data, replays.turn) if is_whole(data) else None
             self._between = False
         super().data_received(data)
+
+    async def _answer(self, read: Read, received: bytes, turn: int) -> None:
+        """Answer a request whose header lines are familiar."""
+        try:
+            reply = await self._router.answer_familiar(*read, self.client)
+            await self._send(reply)
+            if self._replays is not None:
+                self._replays.offer(received, turn, read.familiar, reply)
+        except ConnectionError:
+            self.force_close()
+        except BaseException as error:
+            if not isinstance(error, asyncio.CancelledError):
+                self.log_exception(exc_info=error)
+            self.force_close()
+            raise
+        finally:
+            self._answering = None
+            self._answered += 1
+        self._go_on()
+
+    async def _send(self, reply: Reply) -> None:
+        """Send an answer as aiohttp would; a client that is gone is not told."""
+        transport = self.transport
+        if transport is None:
+            return
+        if self._router.is_leaving or (self._half_closed and not self._held):
+            self._close = True
+        head, body = reply.head(reply.headers, closes=self._is_closing), reply.sent
+        if len(body) <= PIECE:
+            transport.write(head + body)
+            return
+        transport.write(head)
+        whole = memoryview(body)
+        for start in range(0, len(body), PIECE):
+            transport.write(whole[start : start + PIECE])
+            await self._drain_helper()
+
+    def _hold(self, data: bytes) -> None:
+        """Let what comes before its turn wait."""
+        self._held += data
+        if len(self._held) > _MOST_HELD and self.transport is not None:
+            self.transport.pause_reading()
+
+    def _go_on(self) -> None:
+        """Close, or take the next request, which may be here already."""
+        transport = self.transport
+        if transport is None:
+            return
+        if self._is_closing or (self._half_closed and not self._held):
+            self.force_close()
+            return
+        self._next_keepalive_close_time = self._loop.time() + IDLE_SECONDS
+        self._between = not self._half_closed
+        held, self._held = self._held, b""
+        if not transport.is_reading():
+            transport.resume_reading()
+        if held:
+            self.data_received(held)
 
     @property
     def _is_closing(self) -> bool:
@@ -98,11 +174,21 @@ class Protocol(RequestHandler):
         """End within `timeout` seconds, but not before what was answered has gone out: the loop may end next."""
         transport, ends = self.transport, None if timeout is None else self._loop.time() + timeout
         tells = self.ssl_context is None  # TLS knows nothing of what its own transport holds
+        if (answering := self._answering) is not None:
+            await asyncio.wait([answering], timeout=timeout)
+            answering.cancel()
         await super().shutdown(timeout)
         if transport is not None and tells and transport.get_write_buffer_size():
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(ends):
                     await asyncio.shield(self._gone)
+
+    def _process_keepalive(self) -> None:
+        """Close an idle connection. One whose request is being answered is not idle, though aiohttp knows of none."""
+        if self._answering is None:
+            super()._process_keepalive()
+        else:
+            self._keepalive_handle = self._loop.call_later(IDLE_SECONDS, self._process_keepalive)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Nobody is there any more."""
@@ -128,8 +214,8 @@ class Protocol(RequestHandler):
         self._answered += 1
         reset = finished[1]
         self._between = not (amiss or reset or self._messages or self._half_closed) and resp.keep_alive is True
-        if whole is not None and self._replays is not None and isinstance(resp, Page) and resp.origin is not None:
-            self._replays.offer(*whole, request, resp, resp.origin)
+        if whole is not None and self._replays is not None and isinstance(resp, Page):
+            self._replays.learn(*whole, request, resp.reply)
         if amiss:
             await self._linger()
         elif self._half_closed and not self._messages:  # the other half was closed while the answer was sent
@@ -179,6 +265,7 @@ class GatewayServer(web.Server):
     def __init__(self, router: Router, max_connections: int, replays: Replays | None) -> None:
         super().__init__(router)
         self._max_connections = max_connections
+        self.router = router
         self.replays = replays
 
     @property

@@ -434,8 +434,10 @@ async def test_what_is_remembered_is_bounded(vendor: HoldingVendor) -> None:
             for _ in range(2):
                 await ways.ask(asking)
             assert (await ways.ask())[1]  # which is used all the while, and so stays
-        replays = play.gateway._replays
-        assert replays._size == sum(len(known) + 2200 for known in replays._ready) <= (1 << 20) / 8
+        ready, lines = play.gateway._replays._ready, play.gateway._replays.headers._known
+        assert ready._size == sum(len(known) + 2200 for known in ready._values)
+        assert lines._size == sum(len(known) + 600 for known in lines._values)
+        assert 0 < ready._size + lines._size <= (1 << 20) / 8
 
 
 async def test_replicas_tell_each_other(vendor: HoldingVendor, real_redis: RealRedis) -> None:

@@ -1,0 +1,69 @@
+"""Things remembered by the exact bytes that they stand for, within a bound of bytes.
+
+They are worth remembering from the second sight on: ids that clients make up for each request must not flush them.
+What was not used of late goes first (CLOCK, as it is told of virtual memory).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+# So much is known to have been seen once, and as much from before.
+_MOST_SEEN = 16_384
+
+
+class Usable(Protocol):
+    """Tells whether it was used since somebody looked."""
+
+    used: bool
+
+
+V = TypeVar("V", bound=Usable)
+
+
+class Remembered(Generic[V]):
+    """Values by bytes, within `max_bytes`; each counts as its bytes and `overhead` more."""
+
+    def __init__(self, max_bytes: int, overhead: int) -> None:
+        self._max_bytes = max_bytes
+        self._overhead = overhead
+        self._values: dict[bytes, V] = {}
+        self._size = 0
+        self._seen: set[int] = set()
+        self._seen_before: set[int] = set()
+        self.get: Callable[[bytes], V | None] = self._values.get
+        """What stands for these bytes. Bytes are compared as they are: who has them all has the token in them, and how
+        long a look into a table of keyed hashes takes tells nothing of a token to who has not."""
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def seen_again(self, data: bytes) -> bool:
+        """Whether these bytes were seen before."""
+        seen = hash(data)
+        if seen in self._seen or seen in self._seen_before:
+            return True
+        if len(self._seen) >= _MOST_SEEN:
+            self._seen_before, self._seen = self._seen, set()
+        self._seen.add(seen)
+        return False
+
+    def put(self, data: bytes, value: V) -> None:
+        """Remember it, and forget others if need be."""
+        if self._values.pop(data, None) is None:
+            self._size += len(data) + self._overhead
+        self._values[data] = value
+        while self._size > self._max_bytes:
+            oldest, candidate = next(iter(self._values.items()))
+            del self._values[oldest]
+            if candidate.used:
+                candidate.used = False
+                self._values[oldest] = candidate
+            else:
+                self._size -= len(oldest) + self._overhead
+
+    def clear(self) -> None:
+        """Forget all of them; what was seen once still was."""
+        self._values.clear()
+        self._size = 0
