@@ -8,7 +8,9 @@ are known beforehand start at 0, because a rate over a series that appears with 
 from __future__ import annotations
 
 import platform
+from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -19,6 +21,7 @@ from prometheus_client.process_collector import ProcessCollector
 from gateway import __version__, exposition
 from gateway.core import facts
 from gateway.core.breaker import BreakerState
+from gateway.core.sums import Sums
 
 _UPSTREAM_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 15, 30)
 _REDIS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
@@ -57,7 +60,11 @@ def _observe_all(histogram: Any, buckets: Iterable[int], seconds: float) -> None
 
 
 class Metrics:
-    """Subscribe `handlers` to facts; `numbers` is what was counted. `teams` are the configured names."""
+    """Subscribe `handlers` to facts; `numbers` is what was counted. `teams` are the configured names.
+
+    What comes with every request is added up in plain numbers, and counted in series when somebody looks: a series has
+    a lock, and costs as much as ten additions.
+    """
 
     def __init__(self, registry: CollectorRegistry, teams: Iterable[str] = ()) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # a series of its own for each child, which nobody reads
@@ -69,6 +76,7 @@ class Metrics:
             __version__, platform.python_version()
         ).set(1)
         self.handlers: dict[type, Callable[[Any], None]] = {}
+        self._added_up: list[Callable[[], None]] = []
         results, lookups = self._count_cache()
         self._count_requests(teams, results, lookups)
         self._count_upstream()
@@ -78,6 +86,8 @@ class Metrics:
 
     async def numbers(self) -> exposition.Numbers:
         """What was counted so far."""
+        for count in self._added_up:
+            count()
         return await exposition.taken(self._registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -104,12 +114,30 @@ class Metrics:
         for team in ("anonymous", "unknown", *teams):
             total("assets", "GET", "200", team)
 
+        under_way = 0
+        kinds: defaultdict[tuple[str, str, int, str, str], Sums] = defaultdict(Sums)
+
+        def began(_: facts.RequestBegan) -> None:
+            nonlocal under_way
+            under_way += 1
+
         def served(fact: facts.RequestServed) -> None:
-            in_flight.dec()
-            total(fact.route, fact.method, str(fact.status), fact.team).inc()
-            if not fact.streamed:
-                duration(fact.route, fact.cache).observe(fact.duration)
-            sent(fact.route, fact.cache).inc(fact.body_bytes)
+            nonlocal under_way
+            under_way -= 1
+            if fact.streamed:
+                total(fact.route, fact.method, str(fact.status), fact.team).inc()
+                sent(fact.route, fact.cache).inc(fact.body_bytes)
+            else:
+                kind = (fact.route, fact.method, fact.status, fact.team, fact.cache)
+                kinds[kind].count(fact.body_bytes, fact.duration)
+
+        def count() -> None:
+            in_flight.set(under_way)
+            for (route, method, status, team, cache), sums in kinds.items():
+                body_bytes, seconds, buckets = sums.taken()
+                total(route, method, str(status), team).inc(sum(buckets))
+                _observe_all(duration(route, cache), buckets, seconds)
+                sent(route, cache).inc(body_bytes)
 
         def replayed(fact: facts.RequestsReplayed) -> None:
             total("assets", fact.method, str(fact.status), fact.team).inc(fact.requests)
@@ -118,7 +146,8 @@ class Metrics:
             results(fact.cache).inc(fact.requests)
             lookups("memory", "hit").inc(fact.requests)
 
-        self.handlers[facts.RequestBegan] = lambda _: in_flight.inc()
+        self._added_up.append(count)
+        self.handlers[facts.RequestBegan] = began
         self.handlers[facts.RequestServed] = served
         self.handlers[facts.RequestsReplayed] = replayed
         limited = _Kept(
@@ -160,8 +189,21 @@ class Metrics:
             entries.set(fact.entries)
             size.set(fact.size)
 
-        self.handlers[facts.CacheAnswered] = lambda fact: results(fact.result).inc()
-        self.handlers[facts.TierLookup] = lambda fact: lookups(fact.tier, fact.result).inc()
+        answered: dict[tuple[str, ...], int] = defaultdict(int)
+        looked_up: dict[tuple[str, ...], int] = defaultdict(int)
+
+        def add(to: dict[tuple[str, ...], int], fact: tuple[str, ...]) -> None:
+            to[fact] += 1
+
+        def count() -> None:
+            for children, added in ((results, answered), (lookups, looked_up)):
+                for labels, number in added.items():
+                    children(*labels).inc(number)
+                added.clear()
+
+        self._added_up.append(count)
+        self.handlers[facts.CacheAnswered] = partial(add, answered)
+        self.handlers[facts.TierLookup] = partial(add, looked_up)
         self.handlers[facts.MemoryTierSize] = sized
         self.handlers[facts.Evicted] = lambda fact: evictions.inc(fact.entries)
         self.handlers[facts.Purged] = lambda fact: purges(fact.scope).inc()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -117,6 +118,12 @@ def parse_aoi_id(raw: str) -> str:
 
 def parse_query(aoi_id: str, raw: str, rules: QueryRules) -> AssetsQuery:
     """Parse a raw query string for a valid AOI id. Raises BadQuery for the first thing that is wrong with it."""
+    return AssetsQuery(aoi_id, *_parsed(raw, rules))
+
+
+@lru_cache(maxsize=4096)
+def _parsed(raw: str, rules: QueryRules) -> tuple[int, int, tuple[tuple[str, str], ...]]:
+    """Offset, limit and filters. Raises BadQuery."""
     found = _pairs(raw, rules) if raw else {}
     offset = _number(found, "offset", DEFAULT_OFFSET)
     limit = _number(found, "limit", DEFAULT_LIMIT)
@@ -126,7 +133,7 @@ def parse_query(aoi_id: str, raw: str, rules: QueryRules) -> AssetsQuery:
     for name, value in filters:
         if not _FILTER_VALUE.fullmatch(value):
             raise BadQuery(f"{name} must be 1 to 128 printable ASCII characters", parameter=name)
-    return AssetsQuery(aoi_id, offset, limit, filters)
+    return offset, limit, filters
 
 
 def _pairs(raw: str, rules: QueryRules) -> dict[str, str]:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from gateway.core.entry import Entry
 from gateway.core.query import AssetsQuery
 from gateway.core.seals import Seal
+from gateway.core.sums import Sums
 from gateway.prefetch import Trail
 from gateway.web.access_log import RepeatedLine
 from gateway.web.http_date import http_date
 from gateway.web.reply import Part, Reply
-from gateway.web.tally import Tally
 
 _TTL = re.compile(r"(?<=; ttl=)-?[0-9]+")
 
@@ -45,7 +45,7 @@ class Ready:
     take: Callable[[], float | None] | None
     names: tuple[str, str]
     trail: Trail
-    tally: Tally
+    tally: Sums
     line: RepeatedLine | None
     before: bytes = b""
     after: bytes = b""
