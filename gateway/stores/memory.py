@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gateway.clock import Clock
 from gateway.core.admission import Candidate
@@ -122,8 +122,7 @@ class MemoryStore:
         return Shelf(epoch, directory, self._shelves.entry(address.page, epoch, self._clock.now()))
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
+class Checked(NamedTuple):
     """A directory, and when it was last known to be right (see `TieredStore`)."""
 
     directory: Directory
@@ -135,8 +134,9 @@ class Shelves:
     """Entries and directories within a bound of bytes."""
 
     def __init__(self, max_bytes: int, observe: Observe) -> None:
-        self._held: S3Fifo[Entry | Checked] = S3Fifo(max_bytes, self._tell_eviction)
+        self._held: S3Fifo[Entry | Checked] = S3Fifo(max_bytes, self._note_eviction)
         self._entries = 0
+        self._evicted = 0
         self._observe = observe
 
     def entry(self, page: str, epoch: str, now: float) -> Entry | None:
@@ -193,10 +193,13 @@ class Shelves:
         self._entries = 0
 
     def tell(self) -> None:
-        """Tell how much is held."""
+        """Tell how much is held, and how many entries went for want of room since this was called last."""
         self._observe(MemoryTierSize(self._entries, self._held.size))
+        if self._evicted:
+            self._observe(Evicted(self._evicted))
+            self._evicted = 0
 
-    def _tell_eviction(self, held: Entry | Checked) -> None:
+    def _note_eviction(self, held: Entry | Checked) -> None:
         if isinstance(held, Entry):
             self._entries -= 1
-            self._observe(Evicted(1))
+            self._evicted += 1

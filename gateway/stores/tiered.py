@@ -12,7 +12,6 @@ After word has come back each listing is checked once; of two copies of a page, 
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -29,21 +28,10 @@ from gateway.core.query import Address
 from gateway.stores.base import Kept, Shelf, ends_one, filed
 from gateway.stores.memory import Checked, Shelves
 from gateway.stores.redis import RedisStore, Word
+from gateway.stores.told import Moment, Told
 from gateway.stores.word import WordOfRedis
 
-# Beyond so many AOIs purged one by one, all copies are dropped instead of remembering each.
-_MOST_PURGES = 10_000
-_MOST_TOLD = 10_000
-
-
 _WORD = msgspec.msgpack.Decoder(Word)
-
-
-class _Moment(NamedTuple):
-    """A moment on both clocks, in seconds."""
-
-    monotonic: float
-    wall: float
 
 
 class _Stamp(NamedTuple):
@@ -68,12 +56,8 @@ class TieredStore:
         self._observe = observe
         # Under this epoch is kept what is fetched before Redis was ever reached; it is nobody else's.
         self._alone = secrets.token_hex(8)
-        # When AOIs, and everything, were purged last: what was checked before then counts no more.
-        self._purged: dict[str, _Moment] = {}
-        self._purged_all = _Moment(-math.inf, -math.inf)
-        # When there was word of a listing last. What was asked for before that may have been answered before it, too.
-        self._told: dict[str, float] = {}
-        self._told_all = -math.inf
+        # What was checked before a purge counts no more, nor what was asked before there was word of it.
+        self._told = Told()
 
     def directory(self, address: Address) -> Directory | None:
         """The listing's directory, where it may be trusted."""
@@ -100,7 +84,7 @@ class TieredStore:
         self._observe(TierLookup("memory", "miss"))
         checked = self._checked(address)
         try:
-            return await self._from_far(address, checked)
+            return await self._page_from_far(address, checked) or await self._from_far(address, checked)
         except StoreDown:
             return self._without_far(address, checked)
 
@@ -112,7 +96,7 @@ class TieredStore:
         """The entries of these pages as Redis has them. Raises StoreDown."""
         stamp = self._stamp()
         found = await self._far.read(address, pages, epoch)
-        if found is not None and stamp.at >= self._last_told(address.listing):
+        if found is not None and stamp.at >= self._told.of(address.listing):
             for entry in found:
                 self._put_newer(entry)
             self.seals.break_one(address.aoi_id)
@@ -171,12 +155,9 @@ class TieredStore:
 
     def _note_page(self, word: Word) -> None:
         checked = self._near.checked(word.listing)
-        known = checked is not None and checked.at >= self._last_told(word.listing)
+        known = checked is not None and checked.at >= self._told.of(word.listing)
         now = self._clock.monotonic()
-        if len(self._told) >= _MOST_TOLD:
-            self._told_all = now
-            self._told.clear()
-        self._told[word.listing] = now
+        self._told.note(word.listing, now)
         self.seals.break_one(word.aoi_id)
         if checked is not None and known and _speaks_of(word, checked.directory):
             # It is still the current one, and known to be so as of now; but for that page, which there is anew.
@@ -186,20 +167,14 @@ class TieredStore:
         if entry is not None and entry.started < word.started:
             self._near.drop(word.page)
 
-    def _last_told(self, listing: str) -> float:
-        return self._told.get(listing, self._told_all)
-
     def _checked(self, address: Address) -> Checked | None:
         checked = self._near.checked(address.listing)
-        if checked is None or checked.at <= self._last_purge(address).monotonic:
+        if checked is None or checked.at <= self._told.purge_of(address.aoi_id).monotonic:
             return None
         return checked
 
-    def _last_purge(self, address: Address) -> _Moment:
-        return max(self._purged_all, self._purged.get(address.aoi_id, self._purged_all))
-
     def _is_trusted(self, checked: Checked) -> bool:
-        if checked.at < self._last_told(checked.directory.listing):
+        if checked.at < self._told.of(checked.directory.listing):
             return False
         if self._word.heard:
             return checked.session == self._word.session
@@ -213,6 +188,26 @@ class TieredStore:
             return None
         seen = directory.seen(address.offset, address.limit)
         return None if seen is not None and seen.started > entry.started else entry
+
+    async def _page_from_far(self, address: Address, checked: Checked | None) -> Shelf | None:
+        """The page alone, where its listing's directory knows of it and is trusted: that may be larger than the page.
+
+        None where it is not there after all, or something was told meanwhile: then everything has to be asked for.
+        """
+        if checked is None or not self._is_trusted(checked):
+            return None
+        directory = checked.directory
+        seen = directory.seen(address.offset, address.limit)
+        if seen is None or seen.until <= self._clock.now():
+            return None
+        found = await self._far.read(address, [address.page], directory.epoch)
+        if found is None or found[0].started < seen.started:
+            return None
+        if self._checked(address) is not checked or not self._is_trusted(checked):
+            return None
+        self._put_newer(found[0])
+        self.seals.break_one(address.aoi_id)
+        return Shelf(directory.epoch, directory, found[0], "redis")
 
     async def _from_far(self, address: Address, checked: Checked | None) -> Shelf:
         stamp = self._stamp()
@@ -236,14 +231,14 @@ class TieredStore:
             return Shelf(epoch, checked.directory, self._near.entry(address.page, epoch, self._clock.now()))
         # Nothing here may be trusted. What is fetched now is filed under the epoch that was known last, so that it can
         # be told to the others when Redis is back, if there was no purge.
-        purges = self._last_purge(address).wall
+        purges = self._told.purge_of(address.aoi_id).wall
         return Shelf(f"{self._alone}/{purges}" if checked is None else checked.directory.epoch, None, None)
 
     def _keep_alone(self, address: Address, candidate: Candidate, epoch: str) -> Kept:
         checked = self._checked(address)
         known = None if checked is None else checked.directory
         result, entry = filed(address, known, candidate, epoch, self._clock.now(), alone=True)
-        if entry.started <= self._last_purge(address).wall:
+        if entry.started <= self._told.purge_of(address.aoi_id).wall:
             return Kept(entry, "purged")
         if result.outcome == "older":
             return Kept(entry, "older")
@@ -256,7 +251,7 @@ class TieredStore:
 
     def _adopt(self, address: Address, directory: Directory, entry: Entry | None, stamp: _Stamp) -> None:
         """Hold what Redis answered, unless something was told, or learnt, that is later than that."""
-        if stamp.at < self._last_told(directory.listing):
+        if stamp.at < self._told.of(directory.listing):
             return
         self.seals.break_one(address.aoi_id)
         held = self._near.checked(directory.listing)
@@ -271,14 +266,11 @@ class TieredStore:
             self._near.put_entry(entry)
 
     def _purge_near(self, aoi_id: str | None) -> None:
-        moment = _Moment(self._clock.monotonic(), self._clock.now())
-        if aoi_id is None or len(self._purged) >= _MOST_PURGES:
-            self._purged_all = moment
-            self._purged.clear()
+        everything = self._told.note_purge(aoi_id, Moment(self._clock.monotonic(), self._clock.now()))
+        if everything or aoi_id is None:
             self._near.clear()
             self.seals.break_all()
         else:
-            self._purged[aoi_id] = moment
             self.seals.break_one(aoi_id)
 
 

@@ -16,6 +16,8 @@ from holding_vendor import HoldingVendor
 from real_redis import RealRedis
 from redis.asyncio import Redis
 
+from gateway.core.query import AssetsQuery
+
 AOI = "a1"
 # What a Redis that hangs costs in plays of one. It is long, because the plays begin with one that is well.
 HANGING = {"cache.redis_timeout": 2}
@@ -125,9 +127,49 @@ async def test_a_purge_leaves_other_aois_alone(replicas: list[Play], vendor: Hol
     session = two.gateway._store._word.session  # type: ignore[attr-defined]
     assert (await purge(one, aoi_id="another"))[0] == 200
     store = two.gateway._store
-    await until(lambda: "another" in store._purged or store._word.session > session)  # type: ignore[attr-defined]
+    await until(lambda: "another" in store._told._purged or store._word.session > session)  # type: ignore[attr-defined]
     assert (await two.page(AOI)).cache.startswith("hit")
     assert len(vendor.requests) == 1
+
+
+async def test_a_page_that_memory_had_no_room_for_is_all_that_redis_is_asked_for(
+    replicas: list[Play], vendor: HoldingVendor, real_redis: RealRedis
+) -> None:
+    """A long listing's directory is larger than a page, and was told once."""
+    one, _ = replicas
+    await same_pages(replicas)
+    where = one.gateway._cache._windows.address(AssetsQuery(AOI))
+    session, near = one.gateway._store._word.session, one.gateway._store._near  # type: ignore[attr-defined]
+    read: list[bytes] = []
+    async with Redis.from_url(real_redis.url) as raw, raw.monitor() as monitor:
+
+        async def listen() -> None:
+            while True:
+                read.append((await monitor.next_command())["command"].encode())
+
+        listening = asyncio.create_task(listen())
+        near.drop(where.page)
+        reply = await one.page(AOI)
+        assert reply.cache.startswith("hit")
+        await until(lambda: any(command.startswith(b"MGET") for command in read))
+        listening.cancel()
+    assert one.gateway._store._word.session > session or not any(  # type: ignore[attr-defined]
+        command.startswith(b"MGET") and b":list:" in command for command in read
+    )
+    assert len(vendor.requests) == 1
+
+
+async def test_a_page_that_is_not_there_after_all_is_fetched(
+    replicas: list[Play], vendor: HoldingVendor, real_redis: RealRedis
+) -> None:
+    one, _ = replicas
+    await same_pages(replicas)
+    where = one.gateway._cache._windows.address(AssetsQuery(AOI))
+    async with Redis.from_url(real_redis.url) as raw:
+        assert await raw.delete(f"pixxel-gateway:1:{where.page}") == 1
+    one.gateway._store._near.drop(where.page)  # type: ignore[attr-defined]
+    assert (await one.page(AOI)).cache.startswith("fwd=miss")
+    assert len(vendor.requests) == 2
 
 
 async def test_a_newer_page_replaces_the_others_copy(replicas: list[Play], vendor: HoldingVendor) -> None:
@@ -525,7 +567,7 @@ async def test_an_answer_that_word_has_overtaken_is_not_trusted(replicas: list[P
     await asked.wait()
     vendor.set_assets(AOI, assets(*"abcdefghijklmnop"))
     changed = await one.page(AOI, "?offset=10")
-    await until(lambda: bool(store._told) or store._word.session > session)  # type: ignore[attr-defined]
+    await until(lambda: bool(store._told._listings) or store._word.session > session)  # type: ignore[attr-defined]
     store._far.look_up = look_up  # type: ignore[attr-defined]
     may_go.set()
     assert (await late).status == 200
