@@ -14,6 +14,7 @@ from holding_vendor import HoldingVendor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keptalive import Line, Raw, asks
+from real_redis import RealRedis
 
 from gateway.core.facts import RequestsReplayed
 from gateway.settings import load
@@ -28,7 +29,17 @@ PATHS = [
     "/v0/aois/a1/assets?limit=20",
     "/v0/aois/a1/assets?offset=5&limit=7",
     "/v0/aois/a2/assets",
+    "/v0/aois/a1/assets?limit=3",
+    "/v0/aois/a1/assets?offset=20&limit=10",
+    "/v0/aois/%61%31/assets?limit=20&offset=0",
 ]
+# Asked for with header lines that are familiar all the same.
+FAULTY_PATHS = [
+    "/v0/aois/a1/assets?limit=0", "/v0/aois/a1/assets?limit=5&", "/v0/aois/a1/assets?limit=%", "/v0/aois/nobody/assets",
+    "/v0/aois/a%2F1/assets", "/v0/aois/a1/assets?limit=5&limit=5", "/v0/aois/a1/assets?x=1", "/v0/aois//assets",
+    "http://localhost/v0/aois/a1/assets", "http://elsewhere/v0/aois/a1/assets", "/v0/aois/a1/assets#x", "/healthz",
+    "/v0/aois/a1/assets/x",
+]  # fmt: skip
 TOKENS = [f"Authorization: Bearer {ALPHA}", f"X-API-Key: {BETA}", "Authorization: nobody"]
 EXTRAS = [
     (), ("Accept-Encoding: gzip",), ("If-None-Match: *",), ("X-Request-Id: mine-100%",), ("X-Request-Id: mine",),
@@ -40,7 +51,7 @@ METHODS = ["GET", "HEAD"]
 
 requests = st.builds(
     lambda path, token, extra, method, version: asks(path, token, *extra, method=method, version=version),
-    st.sampled_from(PATHS),
+    st.sampled_from(PATHS * 3 + FAULTY_PATHS),
     st.sampled_from(TOKENS),
     st.sampled_from([EXTRAS[0]] * 10 + EXTRAS),
     st.sampled_from(["GET"] * 8 + ["HEAD", "POST"]),
@@ -194,7 +205,11 @@ class Stage:
     async def judge(self) -> int:
         """Compare what was counted and logged; how many requests took the short cut."""
         with_it, without = self.both
-        assert await with_it.counted() == await without.counted()
+        if with_it.play.gateway._settings.uses_redis:  # where the number of look-ups hangs on when word comes
+            for side in self.both:
+                assert (await side.counted())['gateway_cache_tier_lookups_total{result="hit",tier="redis"}'] > 20
+        else:
+            assert await with_it.counted() == await without.counted()
         assert with_it.log() == without.log()
         assert not without.replayed
         return with_it.replayed
@@ -206,7 +221,7 @@ class Stage:
         assert ours == theirs
 
 
-async def play_through(todo: list[Step]) -> int:
+async def play_through(todo: list[Step], **more: Any) -> int:
     vendor = HoldingVendor(key=VENDOR_KEY)
     await vendor.start()
     vendor.set_assets("a1", ASSETS[:50])
@@ -215,10 +230,10 @@ async def play_through(todo: list[Step]) -> int:
     clock.stop()
     try:
         async with AsyncExitStack() as stack:
-            plays = [
-                await stack.enter_async_context(playing({**flags(vendor), "server.replay": on}, clock=clock))
-                for on in (True, False)
-            ]
+            plays = []
+            for on in (True, False):
+                told = {**flags(vendor), **more, "server.replay": on, "cache.key_prefix": f"replay-{on}"}
+                plays.append(await stack.enter_async_context(playing(told, clock=clock)))
             stage = Stage(vendor, clock, [Side(play, stack) for play in plays])
             for name, *arguments in todo:
                 await getattr(stage, name)(*arguments)
@@ -240,3 +255,19 @@ def test_every_kind_of_request() -> None:
     ]
     todo: list[Step] = [("ask", kind, 4) for kind in kinds]
     assert asyncio.run(play_through([*todo, ("skip", 1.3), *todo])) > 5 * len(kinds) / 2
+
+
+def test_pages_that_only_redis_has(real_redis: RealRedis) -> None:
+    """More than memory has room for."""
+    paths = [f"/v0/aois/a1/assets?offset={offset}&limit=45" for offset in range(8)]
+    kinds = [asks(path, TOKENS[0], *extra) for extra in EXTRAS[:6] for path in paths]
+    todo: list[Step] = [("ask", kind, 1) for kind in kinds]
+    skips: list[Step] = [("skip", 1.3), ("purge", "a1"), ("change", 2), ("skip", 400.0)]
+    small = {"cache.url": real_redis.url, "cache.memory_max_bytes": 65_536, "cache.prefetch": 0}
+    asyncio.run(play_through([*todo, *(step for skip in skips for step in (skip, *todo))], **small))
+
+
+def test_familiar_lines_before_any_target() -> None:
+    learning: list[Step] = [("ask", asks(PATHS[0], TOKENS[0], method=method), 2) for method in METHODS]
+    kinds = [asks(path, TOKENS[0], method=method) for path in PATHS + FAULTY_PATHS for method in METHODS]
+    asyncio.run(play_through([*learning, *(("ask", kind, 1) for kind in kinds), *(("ask", kind, 3) for kind in kinds)]))

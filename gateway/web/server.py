@@ -115,13 +115,11 @@ class Protocol(RequestHandler):
             await self._send(reply)
             if self._replays is not None:
                 self._replays.offer(received, turn, read.familiar, reply)
-        except ConnectionError:
+        except ConnectionError:  # nobody is there any more
             self.force_close()
-        except BaseException as error:
-            if not isinstance(error, asyncio.CancelledError):
-                self.log_exception(exc_info=error)
+        except Exception as error:  # noqa: BLE001 - as aiohttp does around its handlers
+            self.log_exception(exc_info=error)
             self.force_close()
-            raise
         finally:
             self._answering = None
             self._answered += 1
