@@ -18,13 +18,19 @@ class Carried:
 
 @dataclass
 class Relay:
-    """Carries bytes. Those of connections that have sent `marked` are stalled (`stall`) or cut (`cut`)."""
+    """Carries bytes. Those of connections that have sent `marked` are stalled (`stall`), cut (`cut`) or held (`hold`).
+
+    `holding` counts what is held back now.
+    """
 
     port: int = 0
     marked: bytes = b""
     stalls: bool = False
     cuts: bool = False
     connections: list[Carried] = field(default_factory=list)
+    holding: int = 0
+    _let_go: asyncio.Event = field(default_factory=asyncio.Event)
+    _holds: bool = False
 
     @property
     def url(self) -> str:
@@ -40,6 +46,18 @@ class Relay:
         for carried in self.connections:
             if marked in carried.sent:
                 carried.writer.transport.abort()
+
+    def hold(self, marked: bytes) -> asyncio.Event:
+        """What comes back on such a connection from now on waits for this event."""
+        self.marked, self._holds, self._let_go = marked, True, asyncio.Event()
+        return self._let_go
+
+    async def held(self, carried: Carried) -> None:
+        """Wait, if it is to be held."""
+        if self._holds and self.marked in carried.sent:
+            self.holding += 1
+            await self._let_go.wait()
+            self.holding -= 1
 
     def mend(self) -> None:
         self.stalls = self.cuts = False
@@ -65,6 +83,7 @@ async def relaying(port: int) -> AsyncIterator[Relay]:
     async def back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, carried: Carried) -> None:
         try:
             while data := await reader.read(65_536):
+                await relay.held(carried)
                 if not (relay.stalls and relay.marked in carried.sent):
                     writer.write(data)
         finally:

@@ -201,9 +201,7 @@ class TieredStore:
         if seen is None or seen.until <= self._clock.now():
             return None
         found = await self._far.read(address, [address.page], directory.epoch)
-        if found is None or found[0].started < seen.started:
-            return None
-        if self._checked(address) is not checked or not self._is_trusted(checked):
+        if found is None or self._checked(address) is not checked or not self._is_trusted(checked):
             return None
         self._put_newer(found[0])
         self.seals.break_one(address.aoi_id)

@@ -179,6 +179,18 @@ async def test_a_gateway_that_ends_finishes_what_it_began(play: Play, line: Line
     play.gateway._listeners.clear()  # they were stopped, and will not be again
 
 
+async def test_a_gateway_that_drains_says_so(play: Play, line: Line, vendor: HoldingVendor) -> None:
+    let_go = vendor.hold()
+    line.writer.write(page(1))
+    await until(lambda: vendor.inside == 1)
+    play.gateway.unready()
+    let_go.set()
+    answer = await line.answer()
+    assert (answer.status, answer["Connection"]) == (200, "close")
+    async with asyncio.timeout(PATIENCE):
+        assert await line.reader.read() == b""
+
+
 async def test_a_connection_whose_answer_takes_long_is_not_idle(play: Play, line: Line, vendor: HoldingVendor) -> None:
     let_go = vendor.hold()
     line.writer.write(page(1))
@@ -195,15 +207,32 @@ async def test_a_connection_whose_answer_takes_long_is_not_idle(play: Play, line
         assert await line.reader.read() == b""
 
 
+def revoke(play: Play, vendor: HoldingVendor) -> None:
+    """Read a configuration in which the team has another token."""
+    other = load(environ={}, flags={**flags(vendor), "teams.alpha.token_sha256": [new_token()[1]]}, use_file=False)
+    play.gateway.reloads.reload(lambda: other)
+
+
 async def test_a_reload_ends_what_was_known_of_header_lines(play: Play, line: Line, vendor: HoldingVendor) -> None:
     let_go = vendor.hold()
     line.writer.write(page(1))
     await until(lambda: vendor.inside == 1)
-    other = load(environ={}, flags={**flags(vendor), "teams.alpha.token_sha256": [new_token()[1]]}, use_file=False)
-    play.gateway.reloads.reload(lambda: other)
+    revoke(play, vendor)
     let_go.set()
     assert (await line.answer()).status == 200  # it was let in
     assert [(await line.ask(page(1))).status for _ in range(3)] == [401, 401, 401]
+
+
+async def test_what_was_let_in_before_a_reload_is_not_learned_after_it(play: Play, vendor: HoldingVendor) -> None:
+    async with Line(play.port) as line:
+        await line.ask(page(800))
+        let_go = vendor.hold()
+        line.writer.write(page(1))  # parsed, and with lines that were seen before
+        await until(lambda: vendor.inside == 1)
+        revoke(play, vendor)
+        let_go.set()
+        assert (await line.answer()).status == 200
+        assert (await line.ask(page(1))).status == 401
 
 
 async def test_a_large_page_goes_out_as_fast_as_it_is_taken(vendor: HoldingVendor) -> None:

@@ -20,6 +20,7 @@ from real_redis import RealRedis
 from relay import relaying
 
 from gateway.core.facts import RequestsReplayed
+from gateway.core.query import AssetsQuery
 from gateway.settings import load
 from gateway.tokens import new_token
 
@@ -477,6 +478,19 @@ async def test_replicas_tell_each_other(vendor: HoldingVendor, real_redis: RealR
         assert not (await ways.ask())[1]
         real_redis.signal(signal.SIGCONT)
         await until(lambda: one.gateway._store._word.heard)  # type: ignore[attr-defined]
+        await ways.learn()
+
+
+async def test_what_memory_has_no_room_for_is_not_remembered(vendor: HoldingVendor, real_redis: RealRedis) -> None:
+    """It would drive out what is worth it."""
+    flags = {"upstream.base_url": vendor.url, "cache.prefetch": 0, "cache.url": real_redis.url}
+    async with playing(flags) as play, Line(play.port) as line:
+        ways = Ways(play, line)
+        where = play.gateway._cache._windows.address(AssetsQuery(AOI))
+        for _ in range(5):
+            await ways.ask()
+            play.gateway._store._near.drop(where.page)  # type: ignore[attr-defined]
+        assert not len(play.gateway._replays._ready)
         await ways.learn()
 
 

@@ -15,6 +15,7 @@ from harness import PATIENCE, Play, Reply, playing, until
 from holding_vendor import HoldingVendor
 from real_redis import RealRedis
 from redis.asyncio import Redis
+from relay import relaying
 
 from gateway.core.query import AssetsQuery
 
@@ -170,6 +171,26 @@ async def test_a_page_that_is_not_there_after_all_is_fetched(
     one.gateway._store._near.drop(where.page)  # type: ignore[attr-defined]
     assert (await one.page(AOI)).cache.startswith("fwd=miss")
     assert len(vendor.requests) == 2
+
+
+async def test_a_page_that_is_purged_while_redis_is_asked_for_it(vendor: HoldingVendor, real_redis: RealRedis) -> None:
+    vendor.set_assets(AOI, assets("a"))
+    async with AsyncExitStack() as stack:
+        relay = await stack.enter_async_context(relaying(real_redis.port))
+        flags = {"upstream.base_url": vendor.url, "cache.url": relay.url, "cache.prefetch": 0}
+        one = await stack.enter_async_context(playing(flags))
+        await hears(one)
+        await same_pages([one])
+        one.gateway._store._near.drop(one.gateway._cache._windows.address(AssetsQuery(AOI)).page)  # type: ignore[attr-defined]
+        let_go = relay.hold(b":page:")
+        asking = asyncio.create_task(one.page(AOI))
+        await until(lambda: relay.holding > 0)
+        purging = asyncio.create_task(one.gateway._cache.purge(AOI))
+        await asyncio.sleep(0)  # its own memory is purged at once
+        let_go.set()
+        await purging
+        assert (await asking).cache.startswith("fwd=miss")
+        assert len(vendor.requests) == 2
 
 
 async def test_a_newer_page_replaces_the_others_copy(replicas: list[Play], vendor: HoldingVendor) -> None:
