@@ -43,6 +43,10 @@ FAULTY_PATHS = [
 TOKENS = [f"Authorization: Bearer {ALPHA}", f"X-API-Key: {BETA}", "Authorization: nobody"]
 EXTRAS = [
     (), ("Accept-Encoding: gzip",), ("If-None-Match: *",), ("X-Request-Id: mine-100%",), ("X-Request-Id: mine",),
+    ("X-Request-Id: mine-1", "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    ("x-request-ID: mine-2",),
+    ("X-Request-Id: mine-1", "X-Request-Id: mine-3"), ("X-Request-Id:mine-4",), ("X-REQUEST-ID: mine-6",),
+    ("X-Request-Id: mine-5 ",),
     ("Accept-Encoding: gzip;q=0",), ("Cache-Control: no-cache",), ("Connection: close",), ("Origin: https://a.example",),
     ("Cookie: a=%d%s", "X-Forwarded-For: 192.0.2.7"), ("Cache-Control: only-if-cached",), ("Content-Length: 0",),
 ]  # fmt: skip

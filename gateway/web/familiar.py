@@ -6,6 +6,8 @@ at once on a connection which stands between two requests, and has such lines, i
 against the plainest of forms, and everything after that is as for any other request (`Router.answer_familiar`): rate,
 query, rights, cache. What is not of that form takes the long way.
 
+Ids that clients make up for each request are no part of what is familiar, but that there is one is.
+
 `replay` goes further, for requests that were answered before as a whole.
 """
 
@@ -29,6 +31,8 @@ _OVERHEAD = 600
 
 # One segment for the AOI, and a query that has nothing to be taken in two ways.
 _LINE = re.compile(rb"(GET|HEAD) (/v0/aois/[A-Za-z0-9_%-]+/assets)(?:\?([A-Za-z0-9_.~%=&+,:-]*))? HTTP/1\.1", re.ASCII)
+# These differ from request to request, and say nothing about the page.
+_IDS = re.compile(rb"\n([xX]-[rR]equest-[iI][dD]|[tT]race[pP]arent):[ \t]*([A-Za-z0-9._-]{1,64})[ \t]*\r", re.ASCII)
 _STARTS = (b"GET /v0/aois/", b"HEAD /v0/aois/")
 _LINE_END, _HEAD_END = b"\r\n", b"\r\n\r\n"
 # Lines with one of these are judged anew each time.
@@ -41,12 +45,12 @@ _NEVER = (
 class Familiar:
     """What the header lines of a request say, whichever page it is for, and the method that it came with.
 
-    `request_id` is the client's own, None where each request gets a new one; `forwarded` is what trusted proxies say of
-    the client, `origin` the Origin header. `secure` tells that they came over TLS.
+    `names_itself` tells that the request's id is the client's own; `forwarded` is what trusted proxies say of the
+    client, `origin` the Origin header. `secure` tells that they came over TLS.
     """
 
     asking: Asking
-    request_id: str | None
+    names_itself: bool
     forwarded: str | None
     origin: str
     secure: bool
@@ -54,10 +58,11 @@ class Familiar:
 
 
 class Read(NamedTuple):
-    """A request that was read: which page, and what the header lines say."""
+    """A request that was read: which page, what the header lines say, and its id, None where it gets a new one."""
 
     familiar: Familiar
     target: Target
+    request_id: str | None
 
 
 class FamiliarHeaders:
@@ -69,15 +74,16 @@ class FamiliarHeaders:
 
     def read(self, request: bytes) -> Read | None:
         """Read a request that came on a connection which stands between two requests; None if that takes parsing."""
-        line, _, rest = request.partition(_LINE_END)
-        familiar = self._known.get(line[: line.find(b" ")] + rest)
+        lines, ids = _taken_apart(request)
+        familiar = self._known.get(lines)
         if familiar is None:
             return None
-        match = _LINE.fullmatch(line)
+        match = _LINE.fullmatch(request, 0, request.find(_LINE_END))
         if match is None or len(request) > MOST_REQUEST_BYTES:
             return None
         familiar.used = True
-        return Read(familiar, Target(match[2].decode(), (match[3] or b"").decode()))
+        target = Target(match[2].decode(), (match[3] or b"").decode())
+        return Read(familiar, target, ids[0] if familiar.names_itself else None)
 
     def learn(self, received: bytes, request: web.BaseRequest, asking: Asking) -> Familiar | None:
         """What is to be remembered of the header lines of a request that was let in; None if that is nothing."""
@@ -86,16 +92,18 @@ class FamiliarHeaders:
             return None
         if any(name in request.headers for name in _NEVER):
             return None
-        request_id = request_id_of(request)
+        lines, ids = _taken_apart(received)
+        own = request_id_of(request)
+        names_itself = request.headers.get("X-Request-Id") == own
+        if names_itself and ids != [own]:
+            return None  # it is there, but not as it is looked for
         familiar = Familiar(
             asking,
-            request_id if request.headers.get("X-Request-Id") == request_id else None,
+            names_itself,
             self._clients.forwarded(request),
             request.headers.get("Origin", ""),
             request.secure,
         )
-        line, _, rest = received.partition(_LINE_END)
-        lines = line[: line.find(b" ")] + rest
         if self._known.seen_again(lines):
             self._known.put(lines, familiar)
         return familiar
@@ -103,6 +111,15 @@ class FamiliarHeaders:
     def forget(self) -> None:
         """Teams, budgets or tokens are others now."""
         self._known.clear()
+
+
+def _taken_apart(request: bytes) -> tuple[bytes, list[str]]:
+    """What header lines are known by, which is the method and the lines without the values of ids; and request ids."""
+    lines = request[: request.find(b" ")] + request[request.find(_LINE_END) :]
+    found = list(_IDS.finditer(lines))
+    for match in reversed(found):
+        lines = lines[: match.start(2)] + lines[match.end(2) :]
+    return lines, [match[2].decode() for match in found if match[1][:1] in b"xX"]
 
 
 def is_whole(request: bytes) -> bool:

@@ -203,7 +203,7 @@ class Replays:
             part=origin.part,
             body_bytes=body_bytes,
             template=template_of(reply),
-            request_id=None if familiar.request_id is None else familiar.request_id.encode(),
+            request_id=reply.headers["X-Request-Id"].encode() if familiar.names_itself else None,
             forwarded=familiar.forwarded,
             seal=seal,
             take=self._taker(team),

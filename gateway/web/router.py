@@ -114,14 +114,14 @@ class Router:
             finished.force_close()
         return finished
 
-    async def answer_familiar(self, familiar: Familiar, target: Target, peer: str) -> Reply:
+    async def answer_familiar(self, familiar: Familiar, target: Target, request_id: str | None, peer: str) -> Reply:
         """The same for a page, asked for by a peer with header lines that were read before."""
         assert self._assets is not None, "only who has pages learns header lines"  # noqa: S101 - see `server`
         began = self._clock.monotonic()
         self._observe(RequestBegan())
         asking = familiar.asking
         client = peer if familiar.forwarded is None else self._clients.behind(peer, familiar.forwarded)
-        exchange = Exchange(familiar.request_id or new_request_id(), asking.method, client, "assets", asking.team.name)
+        exchange = Exchange(request_id or new_request_id(), asking.method, client, "assets", asking.team.name)
         reply: Reply | None = None
         try:
             self._admit(exchange.team)

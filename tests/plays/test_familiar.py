@@ -78,6 +78,29 @@ async def test_header_lines_are_familiar_from_second_sight_on(play: Play) -> Non
             assert parsed(play) == expected
 
 
+async def test_ids_that_are_made_up_for_each_request_are_as_familiar(play: Play) -> None:
+    def asking(number: int) -> bytes:
+        ids = (f"x-request-id: mine-{number}", f"traceparent: 00-{number:032x}-{number:016x}-01")
+        return asks(f"/v0/aois/{AOI}/assets?limit=1", ids[0], *LINES, ids[1])
+
+    async with Line(play.port) as line:
+        for number, expected in enumerate((1, 2, 2, 2, 2)):
+            assert (await line.ask(asking(number)))["X-Request-Id"] == f"mine-{number}"
+            assert parsed(play) == expected
+        # What is no id, is none that counts, or stands elsewhere, is another matter.
+        for other in (
+            asking(9).replace(b"mine-9", b"not mine"),
+            asking(9).replace(b"mine-9", b"x" * 65),
+            asking(9).replace(b"\r\nAccept", b"\r\nx-request-id: mine-8\r\nAccept"),
+            asking(9).replace(b"x-request-id: mine-9\r\n", b""),
+        ):
+            before = parsed(play)
+            told = [(await line.ask(other))["X-Request-Id"] for _ in range(4)]
+            assert len(set(told)) == 4
+            assert not [name for name in told if name.startswith(("mine", "x" * 64))]
+            assert parsed(play) == before + 2
+
+
 @pytest.mark.parametrize(
     "request_",
     [
