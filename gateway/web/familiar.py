@@ -22,7 +22,7 @@ from aiohttp import EMPTY_PAYLOAD, HttpVersion11, web
 from gateway.web.asking import Asking
 from gateway.web.exchange import ClientNames, request_id_of
 from gateway.web.framing import Target
-from gateway.web.remembered import Remembered
+from gateway.web.remembered import Key, Remembered
 
 # A request that is longer than this is answered the long way: it is not what programs send again and again.
 MOST_REQUEST_BYTES = 4096
@@ -33,6 +33,7 @@ _OVERHEAD = 600
 _LINE = re.compile(rb"(GET|HEAD) (/v0/aois/[A-Za-z0-9_%-]+/assets)(?:\?([A-Za-z0-9_.~%=&+,:-]*))? HTTP/1\.1", re.ASCII)
 # These differ from request to request, and say nothing about the page.
 _IDS = re.compile(rb"\n([xX]-[rR]equest-[iI][dD]|[tT]race[pP]arent):[ \t]*([A-Za-z0-9._-]{1,64})[ \t]*\r", re.ASCII)
+_NO_IDS: list[bytes] = []
 _STARTS = (b"GET /v0/aois/", b"HEAD /v0/aois/")
 _LINE_END, _HEAD_END = b"\r\n", b"\r\n\r\n"
 # Lines with one of these are judged anew each time.
@@ -74,7 +75,7 @@ class FamiliarHeaders:
 
     def read(self, request: bytes) -> Read | None:
         """Read a request that came on a connection which stands between two requests; None if that takes parsing."""
-        lines, ids = _taken_apart(request)
+        lines, ids = without_ids(_lines(request))
         familiar = self._known.get(lines)
         if familiar is None:
             return None
@@ -83,7 +84,7 @@ class FamiliarHeaders:
             return None
         familiar.used = True
         target = Target(match[2].decode(), (match[3] or b"").decode())
-        return Read(familiar, target, ids[0] if familiar.names_itself else None)
+        return Read(familiar, target, ids[0].decode() if familiar.names_itself else None)
 
     def learn(self, received: bytes, request: web.BaseRequest, asking: Asking) -> Familiar | None:
         """What is to be remembered of the header lines of a request that was let in; None if that is nothing."""
@@ -92,10 +93,10 @@ class FamiliarHeaders:
             return None
         if any(name in request.headers for name in _NEVER):
             return None
-        lines, ids = _taken_apart(received)
+        lines, ids = without_ids(_lines(received))
         own = request_id_of(request)
         names_itself = request.headers.get("X-Request-Id") == own
-        if names_itself and ids != [own]:
+        if names_itself and ids != [own.encode()]:
             return None  # it is there, but not as it is looked for
         familiar = Familiar(
             asking,
@@ -113,13 +114,23 @@ class FamiliarHeaders:
         self._known.clear()
 
 
-def _taken_apart(request: bytes) -> tuple[bytes, list[str]]:
-    """What header lines are known by, which is the method and the lines without the values of ids; and request ids."""
-    lines = request[: request.find(b" ")] + request[request.find(_LINE_END) :]
-    found = list(_IDS.finditer(lines))
-    for match in reversed(found):
-        lines = lines[: match.start(2)] + lines[match.end(2) :]
-    return lines, [match[2].decode() for match in found if match[1][:1] in b"xX"]
+def _lines(request: bytes) -> bytes:
+    """The method and the header lines."""
+    return request[: request.find(b" ")] + request[request.find(_LINE_END) :]
+
+
+def without_ids(request: bytes) -> tuple[Key, list[bytes]]:
+    """A request, or its header lines, without the values of ids that stand in it; and those that are request ids.
+
+    Where there are ids, these are the pieces before, between and behind them, and so nothing that can be sent.
+    """
+    found = list(_IDS.finditer(request))
+    if not found:
+        return request, _NO_IDS
+    ends = [0, *(match.end(2) for match in found)]
+    starts = [*(match.start(2) for match in found), len(request)]
+    pieces = tuple(request[end:start] for end, start in zip(ends, starts, strict=True))
+    return pieces, [match[2] for match in found if match[1][:1] in b"xX"]
 
 
 def is_whole(request: bytes) -> bool:

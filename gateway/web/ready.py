@@ -29,7 +29,7 @@ class Ready:
     """How to answer one request again.
 
     `seal` tells whether the entry would still be found, `take` takes of the team's budget, `names` are those of what is
-    used, `trail` is where the team is. `request_id` is the client's own, None where each request gets a new one;
+    used, `trail` is where the team is. `names_itself` tells that the request's id is the client's own;
     `forwarded` is what trusted proxies say of the client. `before` and `after` are the head around the request id, as
     it is from `shown_from` to `shown_until` (Unix time). `requests` are those that nobody was told of yet.
     """
@@ -39,7 +39,7 @@ class Ready:
     part: Part
     body_bytes: int
     template: bytes
-    request_id: bytes | None
+    names_itself: bool
     forwarded: str | None
     seal: Seal
     take: Callable[[], float | None] | None

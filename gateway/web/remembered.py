@@ -1,4 +1,4 @@
-"""Things remembered by the exact bytes that they stand for, within a bound of bytes.
+"""Things remembered by the exact bytes, or pieces of bytes, that they stand for, within a bound of bytes.
 
 They are worth remembering from the second sight on: ids that clients make up for each request must not flush them.
 What was not used of late goes first (CLOCK, as it is told of virtual memory).
@@ -20,6 +20,7 @@ class Usable(Protocol):
 
 
 V = TypeVar("V", bound=Usable)
+Key = bytes | tuple[bytes, ...]
 
 
 class Remembered(Generic[V]):
@@ -28,18 +29,18 @@ class Remembered(Generic[V]):
     def __init__(self, max_bytes: int, overhead: int) -> None:
         self._max_bytes = max_bytes
         self._overhead = overhead
-        self._values: dict[bytes, V] = {}
+        self._values: dict[Key, V] = {}
         self._size = 0
         self._seen: set[int] = set()
         self._seen_before: set[int] = set()
-        self.get: Callable[[bytes], V | None] = self._values.get
+        self.get: Callable[[Key], V | None] = self._values.get
         """What stands for these bytes. Bytes are compared as they are: who has them all has the token in them, and how
         long a look into a table of keyed hashes takes tells nothing of a token to who has not."""
 
     def __len__(self) -> int:
         return len(self._values)
 
-    def seen_again(self, data: bytes) -> bool:
+    def seen_again(self, data: Key) -> bool:
         """Whether these bytes were seen before."""
         seen = hash(data)
         if seen in self._seen or seen in self._seen_before:
@@ -49,10 +50,10 @@ class Remembered(Generic[V]):
         self._seen.add(seen)
         return False
 
-    def put(self, data: bytes, value: V) -> None:
+    def put(self, data: Key, value: V) -> None:
         """Remember it, and forget others if need be."""
         if self._values.pop(data, None) is None:
-            self._size += len(data) + self._overhead
+            self._size += self._cost(data)
         self._values[data] = value
         while self._size > self._max_bytes:
             oldest, candidate = next(iter(self._values.items()))
@@ -61,7 +62,10 @@ class Remembered(Generic[V]):
                 candidate.used = False
                 self._values[oldest] = candidate
             else:
-                self._size -= len(oldest) + self._overhead
+                self._size -= self._cost(oldest)
+
+    def _cost(self, data: Key) -> int:
+        return self._overhead + (len(data) if isinstance(data, bytes) else sum(map(len, data)))
 
     def clear(self) -> None:
         """Forget all of them; what was seen once still was."""

@@ -1,4 +1,4 @@
-"""The short cut for a request whose exact bytes were answered before.
+"""The short cut for a request whose exact bytes, but for ids made up for each, were answered before.
 
 The bytes of a complete request that the real parser accepted, and that the real handlers answered with a fresh hit from
 memory, mean the same when they come again on a connection that stands between two requests. So they need no parsing:
@@ -29,7 +29,7 @@ from gateway.core.facts import Observe, PagesReplayed, RequestServed
 from gateway.core.seals import Seal, Seals
 from gateway.web.access_log import AccessLog
 from gateway.web.exchange import ClientNames, RequestIds
-from gateway.web.familiar import Familiar, FamiliarHeaders
+from gateway.web.familiar import Familiar, FamiliarHeaders, without_ids
 from gateway.web.ready import Ready, template_of
 from gateway.web.remembered import Remembered
 from gateway.web.reply import PIECE, Origin, Reply
@@ -39,6 +39,7 @@ from gateway.web.tally import Tallies
 _OVERHEAD = 2200
 # Of the bytes that requests may take, those for header lines: a program sends the same ones for all its requests.
 _HEADERS_SHARE = 1 / 4
+_NO_IDS: list[bytes] = []
 # How often the pages that were asked for are told to the store and the statistics, and how many of them at once.
 _TELL_SECONDS = 1.0
 _TOLD_AT_ONCE = 256
@@ -92,9 +93,12 @@ class Replays:
 
     def answer(self, request: bytes, connection: Connection) -> bool:
         """Answer a request that came on a connection which stands between two requests; False if that takes longer."""
-        ready = self._ready.get(request)
+        ready, ids = self._ready.get(request), _NO_IDS
         if ready is None:
-            return False
+            alike, ids = without_ids(request)
+            ready = self._ready.get(alike)
+            if ready is None:
+                return False
         began, now, transport = self._clock.monotonic(), self._clock.now(), connection.transport
         entry = ready.entry()
         if entry is None or transport is None or began > self._seals.until:
@@ -105,7 +109,7 @@ class Replays:
             return False
         if ready.take is not None and ready.take() is not None:
             return False  # the long way will find the same, and tell the client
-        request_id = ready.request_id or self._ids.next()
+        request_id = ids[0] if ready.names_itself else self._ids.next()
         if ready.part == "nothing":
             transport.write(b"".join((ready.before, request_id, ready.after)))
         else:
@@ -124,7 +128,8 @@ class Replays:
 
     def offer(self, received: bytes, turn: int, familiar: Familiar | None, reply: Reply) -> None:
         """Remember how a request was answered, if it was seen before and may be answered so again."""
-        if not self._open or turn != self.turn or not self._ready.seen_again(received) or familiar is None:
+        alike, _ = without_ids(received)
+        if not self._open or turn != self.turn or not self._ready.seen_again(alike) or familiar is None:
             return
         origin = reply.origin
         if origin is None or origin.answer.result not in ("hit", "window") or origin.answer.tier != "memory":
@@ -133,7 +138,7 @@ class Replays:
             return  # TLS encrypts what is written at once, whole, and does not tell how much of it was not sent yet
         seal = self._seals.take(origin.query.aoi_id)
         if self._cache.at_hand(origin.query) is origin.answer.entry:
-            self._ready.put(received, self._made(seal, familiar, reply, origin))
+            self._ready.put(alike, self._made(seal, familiar, reply, origin))
 
     def forget(self) -> None:
         """Teams, budgets or tokens are others now."""
@@ -203,7 +208,7 @@ class Replays:
             part=origin.part,
             body_bytes=body_bytes,
             template=template_of(reply),
-            request_id=reply.headers["X-Request-Id"].encode() if familiar.names_itself else None,
+            names_itself=familiar.names_itself,
             forwarded=familiar.forwarded,
             seal=seal,
             take=self._taker(team),

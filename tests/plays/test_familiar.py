@@ -93,12 +93,14 @@ async def test_ids_that_are_made_up_for_each_request_are_as_familiar(play: Play)
             asking(9).replace(b"mine-9", b"x" * 65),
             asking(9).replace(b"\r\nAccept", b"\r\nx-request-id: mine-8\r\nAccept"),
             asking(9).replace(b"x-request-id: mine-9\r\n", b""),
+            asking(9).replace(b"mine-9", b""),
         ):
             before = parsed(play)
             told = [(await line.ask(other))["X-Request-Id"] for _ in range(4)]
             assert len(set(told)) == 4
             assert not [name for name in told if name.startswith(("mine", "x" * 64))]
             assert parsed(play) == before + 2
+        assert (await line.ask(asking(10)))["X-Request-Id"] == "mine-10"
 
 
 @pytest.mark.parametrize(
