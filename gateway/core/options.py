@@ -48,7 +48,7 @@ class ServerOptions(Section):
     max_connections: Annotated[int, Field(ge=1)] = 10_000
     """Client connections at once; kept below the file-descriptor limit."""
     replay: bool = True
-    """The short cut for a request whose exact bytes were answered before; false to look for faults without it."""
+    """The short cuts for requests, and header lines, known by their bytes; false to look for faults without."""
     tls_cert_file: str | None = None
     """Certificate chain (PEM) of the client listener."""
     tls_key_file: str | None = None
