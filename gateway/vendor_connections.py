@@ -29,11 +29,8 @@ _IDLE_SECONDS = 15.0
 
 def connector(options: UpstreamOptions) -> aiohttp.TCPConnector:
     """What makes the connections. Raises OSError or ssl.SSLError when `upstream.ca_file` cannot be read."""
-    proxy = "" if options.proxy is None else options.proxy.get_secret_value()
-    # Reading the system's authorities takes longer than all else at the start. Where nothing is encrypted it can be
-    # left out; what aiohttp would use then checks certificates, too.
-    encrypts = any(url.lower().startswith("https:") for url in (options.base_url, proxy))
-    tls = ssl.create_default_context(cafile=options.ca_file) if encrypts or options.ca_file is not None else True
+    # Reading the system's authorities takes longer than all else at the start, and aiohttp has done so already.
+    tls = True if options.ca_file is None else ssl.create_default_context(cafile=options.ca_file)
     resolver = aiohttp.ThreadedResolver()
     if not options.base_url.lower().startswith("https:"):
         return aiohttp.TCPConnector(limit=0, force_close=True, resolver=resolver, ssl=tls)
