@@ -192,7 +192,8 @@ class TieredStore:
     async def _page_from_far(self, address: Address, checked: Checked | None) -> Shelf | None:
         """The page alone, where its listing's directory knows of it and is trusted: that may be larger than the page.
 
-        None where it is not there after all, or something was told meanwhile: then everything has to be asked for.
+        None where it is not the one that the directory knows, or something was told meanwhile: then everything has to
+        be asked for.
         """
         if checked is None or not self._is_trusted(checked):
             return None
@@ -201,7 +202,9 @@ class TieredStore:
         if seen is None or seen.until <= self._clock.now():
             return None
         found = await self._far.read(address, [address.page], directory.epoch)
-        if found is None or self._checked(address) is not checked or not self._is_trusted(checked):
+        if found is None or found[0].started != seen.started:
+            return None
+        if self._checked(address) is not checked or not self._is_trusted(checked):
             return None
         self._put_newer(found[0])
         self.seals.break_one(address.aoi_id)

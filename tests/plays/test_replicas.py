@@ -173,6 +173,29 @@ async def test_a_page_that_is_not_there_after_all_is_fetched(
     assert len(vendor.requests) == 2
 
 
+async def test_a_page_of_a_generation_that_nobody_has_told_of_yet(vendor: HoldingVendor, real_redis: RealRedis) -> None:
+    vendor.set_assets(AOI, assets("a"))
+    async with AsyncExitStack() as stack:
+        relay = await stack.enter_async_context(relaying(real_redis.port))
+        flags = {"upstream.base_url": vendor.url, "cache.prefetch": 0}
+        one = await stack.enter_async_context(playing({**flags, "cache.url": relay.url}))
+        two = await stack.enter_async_context(playing({**flags, "cache.url": real_redis.url}))
+        await hears(one)
+        await same_pages([one, two])
+        vendor.set_assets(AOI, assets("b", "a"))
+        let_go = relay.hold(b"SUBSCRIBE")
+        two.clock.skip(310.0)
+        assert (await two.page(AOI)).cache.startswith("hit; ttl=-")
+        await until(lambda: len(vendor.requests) == 2)
+        await two.settled()
+        one.gateway._store._near.drop(one.gateway._cache._windows.address(AssetsQuery(AOI)).page)  # type: ignore[attr-defined]
+        reply = await one.page(AOI)
+        let_go.set()
+        assert reply.cache.startswith("hit")
+        assert b'"total":2' in reply.body
+        assert len(vendor.requests) == 2
+
+
 async def test_a_page_that_is_purged_while_redis_is_asked_for_it(vendor: HoldingVendor, real_redis: RealRedis) -> None:
     vendor.set_assets(AOI, assets("a"))
     async with AsyncExitStack() as stack:
