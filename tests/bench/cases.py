@@ -88,6 +88,8 @@ _WINDOWS_OF = Paths(f"/v0/aois/{_WHOLE}/assets?" + LARGE, count=_WINDOW_AOIS)
 CASES = (
     Case("memory", "hit in memory, 8.8 KB", (GATEWAY, LONG_WAY, BEFORE_REDIS, NGINX, VARNISH, AFTERNOON), _one()),
     Case("log", "the same with access log (to /dev/null)", (GATEWAY, LONG_WAY, NGINX, AFTERNOON), _one(), log=True),
+    Case("ids", "the same with a new X-Request-Id each time", (GATEWAY, LONG_WAY, NGINX, AFTERNOON), _one(),
+         headers={"X-Request-Id": "bench-%d"}),
     Case("one-connection", "1 connection", ALL, _one(), connections=1),
     Case("512-connections", "512 connections", ALL, _one(), connections=512),
     Case("10000-urls", "10,000 URLs", ALL, _many(10_000)),

@@ -1,7 +1,7 @@
 -- Which URL comes next, and what was measured as one line of JSON.
 -- Arguments, as those of `Paths` in wrk.py: a pattern of paths, how many there are (0: never the same twice), number of
 -- the first, and across how many AOIs numbers go if the pattern has a place for a second one, how many
--- teams take turns (0: none, the token is among the headers).
+-- teams take turns (0: none, the token is among the headers). A %d in the header X-Request-Id is another number each time.
 local pattern, count, number, across, teams = nil, 1, 0, 0, 0
 local requests = {}
 
@@ -39,8 +39,15 @@ function init(args)
       end
     end
   else
-    local only = wrk.format("GET", wrk.path)
+    local only, id = wrk.format("GET", wrk.path), wrk.headers["X-Request-Id"]
     request = function() return only end
+    if id then
+      request = function()
+        number = number + 1
+        wrk.headers["X-Request-Id"] = string.format(id, number)
+        return wrk.format("GET", wrk.path)
+      end
+    end
   end
 end
 
