@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from gateway.core.cache_control import VendorCaching
 from gateway.core.entry import Cap, Entry
 from gateway.core.listing import Listing
@@ -35,22 +37,19 @@ class Lifetime:
     caps: tuple[Cap, ...] = field(default=(), compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Serve:
+class Serve(msgspec.Struct, frozen=True):
     """The entry is fresh."""
 
     entry: Entry
 
 
-@dataclass(frozen=True, slots=True)
-class ServeAndRefresh:
+class ServeAndRefresh(msgspec.Struct, frozen=True):
     """The entry is in grace: good enough for this client, and due for a refresh."""
 
     entry: Entry
 
 
-@dataclass(frozen=True, slots=True)
-class Fetch:
+class Fetch(msgspec.Struct, frozen=True):
     """The vendor must be asked; `fallback` may be served if it fails, `expired` tells that a copy existed at all."""
 
     fallback: Entry | None

@@ -16,6 +16,8 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote
 
+import msgspec
+
 from gateway.core.errors import BadAoiId, BadQuery
 
 DEFAULT_OFFSET = 0
@@ -50,8 +52,7 @@ class Address(NamedTuple):
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
-class AssetsQuery:
+class AssetsQuery(msgspec.Struct, frozen=True):
     """One page of one listing. `filters` are decoded (name, value) pairs, sorted by name."""
 
     aoi_id: str

@@ -6,17 +6,16 @@ import base64
 import ipaddress
 import os
 import re
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
+import msgspec
 from aiohttp.web import BaseRequest
 
 _IDS_AT_ONCE = 256
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
-@dataclass(slots=True)
-class Exchange:
+class Exchange(msgspec.Struct):
     """One request and its answer, filled in on the way."""
 
     request_id: str

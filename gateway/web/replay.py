@@ -96,7 +96,7 @@ class Replays:
         ready, ids = self._ready.get(request), _NO_IDS
         if ready is None:
             alike, ids = without_ids(request)
-            ready = self._ready.get(alike)
+            ready = None if alike is request else self._ready.get(alike)
             if ready is None:
                 return False
         began, now, transport = self._clock.monotonic(), self._clock.now(), connection.transport

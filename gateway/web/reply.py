@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Literal
 
+import msgspec
 from aiohttp import web
 
 from gateway.cache import Answer
@@ -22,8 +22,7 @@ PIECE = 65_536
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(msgspec.Struct, frozen=True):
     """What an answer with a page was made of."""
 
     query: AssetsQuery
@@ -31,8 +30,7 @@ class Origin:
     part: Part
 
 
-@dataclass(slots=True)
-class Reply:
+class Reply(msgspec.Struct):
     """A page, or that the client has it already (304, without a body).
 
     `origin` tells how to answer so again, None where that takes more than writing it.
