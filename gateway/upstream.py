@@ -5,8 +5,8 @@ attempt `core.retry`; what becomes of the result is the cache's business.
 
 aiohttp's own conveniences are switched off one by one, because each would do something with our key that nobody asked
 for: redirects carry it along, the cookie jar replays cookies, a request whose connection was cut is sent again (see
-`sending`), a connection that is used again may hold an answer to somebody else's question (see `vendor_connections`),
-bodies are inflated without a bound.
+`sending`), a reused connection may hold an answer to somebody else's question (so every call has its own), bodies are
+inflated without a bound.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ from gateway.core.vendor_answer import read_answer, wished_pause
 from gateway.gate import Gate
 from gateway.keys import KeyRing, VendorKey
 from gateway.sending import NoConnection, NoTls, send_once, unreachable
-from gateway.vendor_connections import connector
 
 # What the gate says instead of asking.
 _NOT_ASKED = (UpstreamCircuitOpen, UpstreamOverloaded, UpstreamRateLimited, UpstreamRefusedKey)
@@ -54,8 +53,10 @@ _NOT_ASKED = (UpstreamCircuitOpen, UpstreamOverloaded, UpstreamRateLimited, Upst
 
 def client_session(options: UpstreamOptions) -> aiohttp.ClientSession:
     """A session to talk to the vendor with. Raises OSError or ssl.SSLError when `upstream.ca_file` cannot be read."""
+    # Reading the system's authorities takes longer than all else at the start, and aiohttp has done so already.
+    tls = True if options.ca_file is None else ssl.create_default_context(cafile=options.ca_file)
     return aiohttp.ClientSession(
-        connector=connector(options),
+        connector=aiohttp.TCPConnector(limit=0, force_close=True, resolver=aiohttp.ThreadedResolver(), ssl=tls),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def raw_vendor(answer: Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[RawVendor]:
+async def raw_vendor(answer: Answer) -> AsyncIterator[RawVendor]:
     """A vendor that is asked again on the same connection as long as neither side closes it."""
     vendor = RawVendor()
     serving: set[asyncio.Task[Any]] = set()
@@ -44,8 +43,8 @@ async def raw_vendor(answer: Answer, tls: ssl.SSLContext | None = None) -> Async
                 await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
-    vendor.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    vendor.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield vendor
     finally:

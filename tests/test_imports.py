@@ -34,10 +34,9 @@ ALLOWED: dict[str, set[str]] = {
     "windows": {"stores", "core", "clock"},
     "stores": {"core", "clock"},
     "flights": {"core", "clock"},
-    "upstream": {"bodies", "sending", "vendor_connections", "gate", "core", "clock", "keys"},
+    "upstream": {"bodies", "sending", "gate", "core", "clock", "keys"},
     "bodies": {"core"},
     "sending": {"core"},
-    "vendor_connections": {"core"},
     "budgets": {"core", "clock"},
     "reload": {"settings", "web", "budgets", "errands", "keys", "key_files", "clock", "core"},
     "gate": {"places", "core", "clock"},
@@ -70,7 +69,7 @@ HOMES = {
     "redis": {"stores", "doctor"},
     "prometheus_client": {"metrics", "exposition", "app"},
     "jinja2": {"web"},
-    "aiohttp": {"bodies", "sending", "vendor_connections", "web", "upstream", "mock_vendor", "warm", "doctor"},
+    "aiohttp": {"bodies", "sending", "web", "upstream", "mock_vendor", "warm", "doctor"},
     "rich": {"progress", "doctor"},
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))

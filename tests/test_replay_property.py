@@ -73,7 +73,7 @@ steps: st.SearchStrategy[Step] = st.one_of(
     st.tuples(st.just("change"), st.integers(0, 3)),
     st.tuples(st.just("purge"), st.sampled_from(["a1", None])),
     st.tuples(st.just("reload"), st.sampled_from([[BETA_DIGEST], []])),
-    st.tuples(st.just("fail"), st.booleans()),
+    st.tuples(st.just("fail"), st.sampled_from([None, 503, 420])),
 )
 
 
@@ -201,10 +201,10 @@ class Stage:
         for side in self.both:
             side.play.gateway.reloads.reload(lambda: loaded)
 
-    async def fail(self, fails: bool) -> None:
+    async def fail(self, status: int | None) -> None:
         self.vendor.reset()
-        if fails:
-            self.vendor.set_behaviour(status=503)
+        if status is not None:
+            self.vendor.set_behaviour(status=status)
 
     async def judge(self) -> int:
         """Compare what was counted and logged; how many requests took the short cut."""

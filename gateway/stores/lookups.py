@@ -62,10 +62,15 @@ class Lookups:
                 batch = dict(islice(self._wanted.items(), _MOST))
                 for look_up in batch:
                     del self._wanted[look_up]
-                if isinstance(self._calls.client, RedisCluster):
-                    await asyncio.gather(*(self._send_apart(*one) for one in batch.items()))
-                else:
-                    await self._send(batch)
+                try:
+                    if isinstance(self._calls.client, RedisCluster):
+                        await asyncio.gather(*(self._send_apart(*one) for one in batch.items()))
+                    else:
+                        await self._send(batch)
+                finally:
+                    given_up = StoreDown("the look-up was given up")  # nobody waits for ever, whatever has happened
+                    for wanted in batch.values():
+                        _fail(wanted, given_up)
         finally:
             self._sender = None
 

@@ -125,9 +125,29 @@ class RedisStore:
     def hold(self, entry: Entry) -> None:
         """What can be made again is not kept."""
 
+    async def page(self, address: Address, epoch: str) -> Entry | None:
+        """The entry of a page alone, if it is there, whole and of this epoch. Raises StoreDown.
+
+        Who is not content with that asks again for everything, and that is what is counted then.
+        """
+        try:
+            (data,) = await self._lookups.get((self.prefix + address.page,))
+        except StoreDown:
+            self._observe(TierLookup("redis", "error"))
+            raise
+        try:
+            entry = None if data is None else Entry.decode(data, address.page)
+        except (CorruptEntry, ForeignVersion):
+            return None
+        return entry if entry is not None and entry.epoch == epoch else None
+
     async def read(self, address: Address, pages: Sequence[str], epoch: str) -> list[Entry] | None:  # noqa: ARG002 - as Store says
         """The entries of these pages, which are all of one AOI, in one round trip. Raises StoreDown."""
-        values = await self._lookups.get(tuple(self.prefix + page for page in pages))
+        try:
+            values = await self._lookups.get(tuple(self.prefix + page for page in pages))
+        except StoreDown:
+            self._observe(TierLookup("redis", "error"))
+            raise
         found = []
         for page, value in zip(pages, values, strict=True):
             entry = None if value is None else self._read(value, page)

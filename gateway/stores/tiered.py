@@ -201,14 +201,15 @@ class TieredStore:
         seen = directory.seen(address.offset, address.limit)
         if seen is None or seen.until <= self._clock.now():
             return None
-        found = await self._far.read(address, [address.page], directory.epoch)
-        if found is None or found[0].started != seen.started:
+        entry = await self._far.page(address, directory.epoch)
+        if entry is None or entry.started != seen.started:
             return None
         if self._checked(address) is not checked or not self._is_trusted(checked):
             return None
-        self._put_newer(found[0])
+        self._observe(TierLookup("redis", "hit"))
+        self._put_newer(entry)
         self.seals.break_one(address.aoi_id)
-        return Shelf(directory.epoch, directory, found[0], "redis")
+        return Shelf(directory.epoch, directory, entry, "redis")
 
     async def _from_far(self, address: Address, checked: Checked | None) -> Shelf:
         stamp = self._stamp()

@@ -35,7 +35,7 @@ _LINE = re.compile(rb"(GET|HEAD) (/v0/aois/[A-Za-z0-9_%-]+/assets)(?:\?([A-Za-z0
 _IDS = re.compile(rb"\n([xX]-[rR]equest-[iI][dD]|[tT]race[pP]arent):[ \t]*([A-Za-z0-9._-]{1,64})[ \t]*\r", re.ASCII)
 _NO_IDS: list[bytes] = []
 _STARTS = (b"GET /v0/aois/", b"HEAD /v0/aois/")
-_LINE_END, _HEAD_END = b"\r\n", b"\r\n\r\n"
+_LINE_END, HEAD_END = b"\r\n", b"\r\n\r\n"
 # Lines with one of these are judged anew each time.
 _NEVER = (
     "Cache-Control", "Pragma", "Connection", "X-Explain", "Expect", "Content-Length", "Transfer-Encoding", "Upgrade",
@@ -115,7 +115,7 @@ class FamiliarHeaders:
 
 
 def _lines(request: bytes) -> bytes:
-    """The method and the header lines."""
+    """The method and the header lines; of what has neither, something that is known to nobody, for want of an end."""
     return request[: request.find(b" ")] + request[request.find(_LINE_END) :]
 
 
@@ -140,5 +140,5 @@ def is_whole(request: bytes) -> bool:
     return (
         len(request) <= MOST_REQUEST_BYTES
         and request.startswith(_STARTS)
-        and request.find(_HEAD_END) == len(request) - len(_HEAD_END)
+        and request.find(HEAD_END) == len(request) - len(HEAD_END)
     )

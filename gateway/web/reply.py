@@ -19,6 +19,7 @@ Part = Literal["body", "gzipped", "nothing"]
 # More of a body than this is sent in pieces, as fast as its client takes it, and not copied whole for each.
 PIECE = 65_536
 
+# A vendor's 4xx is passed on whether it has a name or not.
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -54,7 +55,7 @@ class Reply(msgspec.Struct):
             lines.append(f"Content-Length: {len(self.body)}\r\n")
         if closes:
             lines.append("Connection: close\r\n")
-        return f"HTTP/1.1 {self.status} {_REASONS[self.status]}\r\n{''.join(lines)}\r\n".encode()
+        return f"HTTP/1.1 {self.status} {_REASONS.get(self.status, '')}\r\n{''.join(lines)}\r\n".encode()
 
 
 def reply_of(asking: Asking, response: web.Response) -> Reply:

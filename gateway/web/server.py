@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from gateway.web.exchange import request_id_of
-from gateway.web.familiar import Read, is_whole
+from gateway.web.familiar import HEAD_END, Read, is_whole
 from gateway.web.framing import MAX_FIELD_BYTES, MAX_TARGET_BYTES
 from gateway.web.parser import StrictParser
 from gateway.web.problems import INTERNAL_ERROR, render
@@ -130,7 +130,7 @@ class Protocol(RequestHandler):
         transport = self.transport
         if transport is None:
             return
-        if self._router.is_leaving or (self._half_closed and not self._held):
+        if self._router.is_leaving or self._has_heard_all:
             self._close = True
         head, body = reply.head(reply.headers, closes=self._is_closing), reply.sent
         if len(body) <= PIECE:
@@ -153,7 +153,7 @@ class Protocol(RequestHandler):
         transport = self.transport
         if transport is None:
             return
-        if self._is_closing or (self._half_closed and not self._held):
+        if self._is_closing or self._has_heard_all:
             self.force_close()
             return
         self._next_keepalive_close_time = self._loop.time() + IDLE_SECONDS
@@ -163,6 +163,11 @@ class Protocol(RequestHandler):
             transport.resume_reading()
         if held:
             self.data_received(held)
+
+    @property
+    def _has_heard_all(self) -> bool:
+        """Whether no further request can come: the client has said all, and what is held is none, or not all of one."""
+        return self._half_closed and HEAD_END not in self._held.lstrip(b"\r\n")
 
     @property
     def _is_closing(self) -> bool:
@@ -190,13 +195,16 @@ class Protocol(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Nobody is there any more."""
+        waiting = None if self._request_in_progress else self._task_handler
         super().connection_lost(exc)
+        if waiting is not None:
+            waiting.cancel()  # for what came with the end, aiohttp would begin a request without a connection
         if not self._gone.done():
             self._gone.set_result(None)
 
     def eof_received(self) -> bool:  # type: ignore[override] # aiohttp never keeps a connection open here
         """Keep the connection of a client that has said all it will say, and still waits for answers."""
-        answering = self._request_count > self._answered and not self._close
+        answering = self._request_count > self._answered
         self._half_closed = answering and self.ssl_context is None  # TLS has no such half
         return self._half_closed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 
 import pytest
@@ -171,6 +172,64 @@ async def test_a_client_that_has_said_all_it_will_say(play: Play, line: Line, ve
     assert (answer.status, answer["Connection"]) == (200, "close")
     async with asyncio.timeout(PATIENCE):
         assert await line.reader.read() == b""
+
+
+@pytest.mark.parametrize("tail", [b"\r\n", b"\r\n\r\n", b"GET /v0", page(800)[:-2], page(800)])
+async def test_a_client_that_has_not_said_all_it_began_to_say(
+    tail: bytes, play: Play, line: Line, vendor: HoldingVendor
+) -> None:
+    let_go = vendor.hold()
+    line.writer.write(page(1))
+    await until(lambda: vendor.inside == 1)
+    line.writer.write(tail)
+    line.writer.write_eof()
+    await until(lambda: connection(play)._half_closed)
+    let_go.set()
+    answers = [await line.answer() for _ in range(2 if tail == page(800) else 1)]
+    assert [answer.status for answer in answers] == [200] * len(answers)
+    assert ["Connection: close" in answer.head for answer in answers] == [False, True][-len(answers) :]
+    async with asyncio.timeout(5.0):  # and not when it has been idle for long
+        assert await line.reader.read() == b""
+
+
+async def test_a_client_that_says_nothing_more_while_the_gateway_ends(
+    play: Play, line: Line, vendor: HoldingVendor
+) -> None:
+    let_go = vendor.hold()
+    line.writer.write(page(1))
+    await until(lambda: vendor.inside == 1)
+    stopping = asyncio.create_task(play.gateway.stop())
+    await until(lambda: connection(play)._close)
+    line.writer.write_eof()
+    await until(lambda: connection(play)._half_closed)
+    let_go.set()
+    assert (await line.answer()).status == 200
+    await stopping
+    play.gateway._listeners.clear()  # they were stopped, and will not be again
+
+
+async def test_a_status_without_a_name_is_passed_on(play: Play, line: Line, vendor: HoldingVendor) -> None:
+    before = parsed(play)
+    vendor.set_behaviour(status=420)
+    answer = await line.ask(page(1))
+    assert answer.head[0] == "HTTP/1.1 420 "
+    assert parsed(play) == before
+
+
+async def test_a_request_that_comes_with_the_end_of_its_connection_is_nobodys(
+    play: Play, line: Line, caplog: pytest.LogCaptureFixture
+) -> None:
+    """aiohttp would begin it without a connection, and trip over that."""
+    one = connection(play)
+    await until(lambda: one._waiter is not None)
+    assert one.transport is not None
+    one.transport.abort()  # is told of in the next turn of the loop, before who waits for a request goes on
+    one.data_received(asks("/healthz"))
+    async with asyncio.timeout(PATIENCE):
+        assert await line.reader.read() == b""
+    await until(lambda: not server(play).connections)
+    gc.collect()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_a_client_that_leaves_takes_nothing_along(play: Play, line: Line, vendor: HoldingVendor) -> None:

@@ -160,17 +160,25 @@ async def test_a_page_that_memory_had_no_room_for_is_all_that_redis_is_asked_for
     assert len(vendor.requests) == 1
 
 
+@pytest.mark.parametrize("left", [None, b"pxgw\x01 and nothing that makes sense"])
 async def test_a_page_that_is_not_there_after_all_is_fetched(
-    replicas: list[Play], vendor: HoldingVendor, real_redis: RealRedis
+    left: bytes | None, replicas: list[Play], vendor: HoldingVendor, real_redis: RealRedis
 ) -> None:
     one, _ = replicas
     await same_pages(replicas)
     where = one.gateway._cache._windows.address(AssetsQuery(AOI))
     async with Redis.from_url(real_redis.url) as raw:
-        assert await raw.delete(f"pixxel-gateway:1:{where.page}") == 1
+        name = f"pixxel-gateway:1:{where.page}"
+        assert await (raw.delete(name) if left is None else raw.set(name, left))
     one.gateway._store._near.drop(where.page)  # type: ignore[attr-defined]
+    before = [await lookups(one, "miss", tier) for tier in ("memory", "redis")]
     assert (await one.page(AOI)).cache.startswith("fwd=miss")
     assert len(vendor.requests) == 2
+    # For the page, for a window of others, and once more in the flight; asking for the page alone does not count.
+    metrics = await one.metrics()
+    memory, redis = [await lookups(one, "miss", tier) for tier in ("memory", "redis")]
+    assert (memory - before[0], redis - before[1]) == (2, 3)
+    assert metrics["gateway_cache_corrupt_total"] == (0 if left is None else 3)
 
 
 async def test_a_page_of_a_generation_that_nobody_has_told_of_yet(vendor: HoldingVendor, real_redis: RealRedis) -> None:

@@ -15,7 +15,7 @@ import pytest
 import trustme
 from aftermath import aftermath, calls, memory
 from aiohttp import web
-from harness import VENDOR_KEY, Play, playing, spawn, until
+from harness import VENDOR_KEY, Play, playing, spawn
 from holding_vendor import HoldingVendor
 from raw_vendor import Answer, listing, raw_vendor, saying, whole
 from relay import relaying
@@ -102,67 +102,6 @@ async def test_a_late_second_answer_answers_nobody() -> None:
         assert [reply.body for reply in replies] == [listing(f"b{number}") for number in range(50)]
         await aftermath(play, vendor)
         assert vendor.connections == len(vendor.requests) == 60
-
-
-@pytest.fixture
-def safely(tmp_path: Path) -> tuple[ssl.SSLContext, dict[str, str]]:
-    """TLS for a vendor, and the flag that has it trusted."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(tls)
-    return tls, {"upstream.ca_file": str(tmp_path / "ca.pem")}
-
-
-async def test_over_tls_a_connection_is_used_again(safely: tuple[ssl.SSLContext, dict[str, str]]) -> None:
-    """Making one takes longer than the request. Interim answers (RFC 9110, section 15.2) are no answers."""
-
-    async def answer(head: bytes, writer: asyncio.StreamWriter) -> None:
-        name = head.split(b"/v0/aois/")[1].split(b"/")[0].decode()
-        writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </>\r\n\r\n")
-        await writer.drain()
-        writer.write(whole(listing(name)))
-
-    tls, trusted = safely
-    async with AsyncExitStack() as stack:
-        vendor = await stack.enter_async_context(raw_vendor(answer, tls))
-        flags = {"upstream.base_url": vendor.url, "cache.prefetch": 0, **trusted}
-        play = await stack.enter_async_context(playing(flags))
-        for number in range(10):
-            assert (await play.page(f"a{number}")).body == listing(f"a{number}")
-        await aftermath(play, vendor)
-        assert (vendor.connections, len(vendor.requests)) == (1, 10)
-
-
-@pytest.mark.parametrize("when", ["in the same breath", "half in the same breath", "a little later"])
-async def test_over_tls_a_late_second_answer_answers_nobody(
-    safely: tuple[ssl.SSLContext, dict[str, str]], when: str
-) -> None:
-    other = whole(listing("somebody", "elses"))
-    open_ones: list[asyncio.StreamWriter] = []
-
-    async def answer(head: bytes, writer: asyncio.StreamWriter) -> None:
-        name = head.split(b"/v0/aois/")[1].split(b"/")[0].decode()
-        more = {"in the same breath": other, "half in the same breath": other[:40], "a little later": b""}[when]
-        writer.write(whole(listing(name)) + more)
-        open_ones.append(writer)
-
-    tls, trusted = safely
-    async with AsyncExitStack() as stack:
-        vendor = await stack.enter_async_context(raw_vendor(answer, tls))
-        flags = {"upstream.base_url": vendor.url, "cache.prefetch": 0, **trusted}
-        play = await stack.enter_async_context(playing(flags))
-        pool = play.gateway._upstream._session.connector._conns  # type: ignore[union-attr]
-        for number in range(5):
-            reply = await play.page(f"a{number}")
-            assert reply.body == listing(f"a{number}")
-            open_ones.pop().write({"a little later": other, "half in the same breath": other[40:]}.get(when, b""))
-            # Before it has come, nobody can tell.
-            await until(lambda: not any(one.is_connected() for idle in pool.values() for one, _ in idle))
-        replies = await asyncio.gather(*(play.page(f"b{number}") for number in range(20)))
-        assert [reply.body for reply in replies] == [listing(f"b{number}") for number in range(20)]
-        await aftermath(play, vendor)
-        assert vendor.connections == len(vendor.requests) == 25
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
