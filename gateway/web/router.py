@@ -100,7 +100,7 @@ class Router:
         try:
             response = await self._answer(request, exchange)
             if isinstance(response, EventStream):
-                self._sign(response.headers, exchange, request.headers.get("Origin", ""))
+                self._finished(request, exchange, response)
                 await response.run(request)
         except asyncio.CancelledError:
             raise
@@ -108,11 +108,7 @@ class Router:
             response = self._failed(error, exchange)
         finally:
             self._served(exchange, response, began)
-        self._sign(response.headers, exchange, request.headers.get("Origin", ""))
-        finished = Page(response) if isinstance(response, Reply) else response
-        if self.is_leaving:
-            finished.force_close()
-        return finished
+        return self._finished(request, exchange, response)
 
     async def answer_familiar(self, familiar: Familiar, target: Target, request_id: str | None, peer: str) -> Reply:
         """The same for a page, asked for by a peer with header lines that were read before."""
@@ -182,6 +178,13 @@ class Router:
         if problem is INTERNAL_ERROR:
             self._observe(Stumbled(type(error).__name__, _where(error), exchange.request_id))
         return render(problem, exchange.request_id)
+
+    def _finished(self, request: web.BaseRequest, exchange: Exchange, response: Answered) -> web.StreamResponse:
+        self._sign(response.headers, exchange, request.headers.get("Origin", ""))
+        finished = Page(response) if isinstance(response, Reply) else response
+        if self.is_leaving:
+            finished.force_close()
+        return finished
 
     def _sign(self, headers: MutableMapping[str, str], exchange: Exchange, origin: str) -> None:
         """What stands in every answer."""
