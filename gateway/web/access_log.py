@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -64,13 +65,18 @@ class AccessLog:
 
     def write_again(self, template: bytes, request_id: bytes, client: bytes, duration: float) -> None:
         """Write a line that was prepared."""
-        now = self._clock.now()
-        second = int(now)
+        fraction, whole = math.modf(self._clock.now())
+        second, microseconds = (
+            int(whole),
+            round(fraction * 1e6),
+        )  # as `datetime` rounds, or a line would tell them apart
+        if microseconds == 1_000_000:
+            second, microseconds = second + 1, 0
         if second != self._second:
             self._second = second
             self._date = datetime.fromtimestamp(second, UTC).isoformat()[:19].encode()
         told = {
-            b"date": self._date, b"ms": int((now - second) * 1000), b"id": request_id, b"client": client,
+            b"date": self._date, b"ms": microseconds // 1000, b"id": request_id, b"client": client,
             b"took": duration * 1000,
         }  # fmt: skip
         self._write(template % told)

@@ -105,6 +105,17 @@ async def test_figures_go_with_time(vendor: HoldingVendor) -> None:
         assert len(vendor.requests) == 2
 
 
+@pytest.mark.parametrize("fraction", [0.123, 0.9999997, 0.0004999])
+async def test_lines_of_the_log_round_alike(fraction: float, ways: Ways) -> None:
+    ways.play.clock.stop()
+    ways.play.clock.skip(1_800_000_000 + fraction - ways.play.clock.now())
+    for _ in range(5):
+        await ways.ask()
+    told = [line["ts"] for line in ways.play.log_lines() if line["event"] == "request"]
+    assert len(told) == 5
+    assert len(set(told)) == 1
+
+
 async def test_figures_are_those_of_the_long_way(vendor: HoldingVendor) -> None:
     """Age, ttl and Date each change at a fraction of a second of their own."""
     flags = {"upstream.base_url": vendor.url, "cache.lifetimes.settled": 300.4}
