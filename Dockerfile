@@ -21,12 +21,14 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/pixxel-gateway \
     && python -m pip wheel --no-deps --wheel-dir /tmp/wheel . \
     && python -m pip --python /opt/pixxel-gateway install --no-compile /tmp/wheel/*.whl
-# Python images come without bytecode, and whoever runs in this one may write none: without this, the standard library
-# would be compiled anew at every start and at every health check. Importing compiles what is used of it. What was just
-# installed is never compared with its source, whose time a layer rounds.
+# Python base images contain no bytecode, and the user of this image cannot write any. Without this step the standard
+# library would be compiled at every start and at every health check. Importing a module compiles the parts of the
+# standard library that it uses; all modules are imported, so that none can be missed. "unchecked-hash" because Python
+# otherwise compares the modification time of the source, which an image layer rounds.
 RUN export PYTHONPYCACHEPREFIX=/opt/pixxel-gateway/pycache \
     && python -m compileall -q --invalidation-mode unchecked-hash /opt/pixxel-gateway/lib \
-    && /opt/pixxel-gateway/bin/python -P -c 'import gateway.cli, gateway.health, gateway.run, uvloop, encodings.idna'
+    && /opt/pixxel-gateway/bin/python -P -c 'import encodings.idna, importlib, pkgutil, gateway; \
+[importlib.import_module(module.name) for module in pkgutil.walk_packages(gateway.__path__, "gateway.")]'
 
 FROM ${BASE}
 COPY --from=build /opt/pixxel-gateway /opt/pixxel-gateway

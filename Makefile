@@ -1,6 +1,8 @@
 # Everything that a newcomer types. Needs Python 3.11 or later and nothing else; what is installed goes to .venv.
 VENV := .venv
 BIN := $(VENV)/bin
+# Where `make image` leaves images.
+IMAGES := $(CURDIR)/build/images
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& echo $$python && break; done)
@@ -11,7 +13,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install 
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak format schema clean
+.PHONY: help demo test check pytest image bench soak format schema clean
 
 help: ## What there is to make.
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' $(MAKEFILE_LIST)
@@ -19,8 +21,14 @@ help: ## What there is to make.
 demo: $(VENV)/.runtime ## Run a stand-in vendor and the gateway in front of it; Ctrl-C ends both.
 	@$(BIN)/pixxel-gateway demo
 
-test: check ## Format, lint, types and every test.
+test: check pytest ## Check format, lint and types, and run the tests.
+
+pytest: $(VENV)/.development ## Run the tests alone (VENV=.venv-3.13 PYTHON=python3.13: on another Python).
 	@$(BIN)/python -m pytest -n 4
+
+image: $(VENV)/.development ## Build the image, and run it as the deployment files do (Linux, as root; see .ci/run).
+	@.ci/image $(IMAGES)
+	@IMAGES=$(IMAGES) $(BIN)/python -m pytest -m image tests/deploy
 
 check: $(VENV)/.development ## Format, lint and types.
 	@$(BIN)/ruff format --check --quiet
@@ -42,7 +50,7 @@ schema: $(VENV)/.runtime ## Write config/gateway.schema.json anew.
 	@$(BIN)/pixxel-gateway schema > config/gateway.schema.json
 
 clean: ## Remove what was installed and made.
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-* build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later, with venv, is needed; name one with make PYTHON=..."; exit 1; }
