@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import image
-from ruamel.yaml import YAML
+from compose_file import COMPOSE, composed, mounts
 from tools import ROOT, parsed, passes, program
 
 from gateway.cli import _parser
 from gateway.settings import Loaded, load
 
-COMPOSE = ROOT / "deploy" / "compose.yml"
 PROMETHEUS = ROOT / "config" / "prometheus"
 UP = re.compile(r'\bup\{job="([^"]*)"\}')
 KEY_FILE = "/run/secrets/pixxel_api_key"
-
-
-def interpolated(text: str, environ: Mapping[str, str]) -> str:
-    """As Compose does it, as far as compose.yml needs it."""
-    return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: environ.get(found[1]) or found[2], text)
-
-
-def composed(**environ: str) -> Any:
-    return YAML(typ="safe", pure=True).load(interpolated(COMPOSE.read_text(encoding="utf-8"), environ))
 
 
 def gateway_environment(compose: Any) -> dict[str, str]:
@@ -45,17 +34,6 @@ def configuration(tmp_path: Path, compose: Any, key: str = "vendor-key", **chang
         file=str(ROOT / "config" / "gateway.toml"),
         environ=environ | {"GATEWAY_UPSTREAM__API_KEY_FILE": str(secret)},
     )
-
-
-def mounts(service: Any) -> dict[str, Path]:
-    """What of this checkout a service sees, and where; nothing of it may be written to."""
-    seen = {}
-    for volume in service.get("volumes", []):
-        source, target, *mode = volume.split(":")
-        if source.startswith("."):
-            assert mode == ["ro"], volume
-            seen[target] = (COMPOSE.parent / source).resolve(strict=True)
-    return seen
 
 
 def test_the_compose_file_fits_the_specification() -> None:
@@ -131,6 +109,7 @@ def test_there_are_two_gateways_and_one_way_to_them() -> None:
     assert published == {
         "balancer": ["127.0.0.1:8080:8080"],
         "prometheus": ["127.0.0.1:9090:9090"],
+        "alertmanager": ["127.0.0.1:9093:9093"],
         "grafana": ["127.0.0.1:3000:3000"],
     }
 
