@@ -7,6 +7,7 @@ import re
 import shutil
 import tomllib
 from collections.abc import Iterable
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -201,16 +202,52 @@ def test_the_network_lets_through_what_is_needed(example: list[dict[str, Any]], 
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     opened = [[port["port"] for port in rule["ports"]] for rule in policy["ingress"]]
     assert opened == [["http"], ["metrics"]]
-    _, redis, vendor = policy["egress"]
+    _, redis, _ = policy["egress"]
     url = urlsplit(settings.cache_url.get_secret_value())
     service = only(example, "Service", str(url.hostname))["spec"]
     assert [port["port"] for port in service["ports"]] == [url.port]
     assert redis["to"] == [{"podSelector": {"matchLabels": service["selector"]}}]
     assert redis["ports"] == [{"port": url.port, "protocol": "TCP"}]
     assert urlsplit(settings.upstream.base_url).scheme == "https"
-    assert vendor["ports"] == [{"port": 443, "protocol": "TCP"}]
     assert (
         service["selector"] == only(example, "Deployment", str(url.hostname))["spec"]["template"]["metadata"]["labels"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "protocol", "allowed"),
+    [
+        ("10.96.0.10", 53, "UDP", True),  # the cluster's DNS, by the address of its Service
+        ("169.254.20.10", 53, "UDP", True),  # NodeLocal DNSCache
+        ("169.254.169.254", 53, "UDP", True),  # the resolver of some clouds
+        ("fd00:ec2::253", 53, "TCP", True),
+        ("203.0.113.7", 443, "TCP", True),  # a vendor
+        ("2001:db8::7", 443, "TCP", True),
+        ("203.0.113.7", 80, "TCP", False),
+        ("169.254.169.254", 80, "TCP", False),  # where clouds hand out credentials
+        ("169.254.169.254", 443, "TCP", False),
+        ("10.1.2.3", 443, "TCP", False),
+        ("fd00::1", 443, "TCP", False),
+        ("fe80::1", 443, "TCP", False),
+        ("::1", 443, "TCP", False),
+    ],
+)
+def test_egress_is_allowed_to_dns_and_to_the_vendor_in_both_families_only(
+    objects: list[dict[str, Any]], address: str, port: int, protocol: str, allowed: bool
+) -> None:
+    rules = only(objects, "NetworkPolicy")["spec"]["egress"]
+    assert any(allows(rule, address, port, protocol) for rule in rules) == allowed
+
+
+def allows(rule: dict[str, Any], address: str, port: int, protocol: str) -> bool:
+    """Whether a rule of a NetworkPolicy allows traffic to an address that is not a pod of the cluster."""
+    if {"port": port, "protocol": protocol} not in rule["ports"]:
+        return False
+    blocks = [peer["ipBlock"] for peer in rule.get("to", []) if "ipBlock" in peer]
+    target = ip_address(address)
+    return "to" not in rule or any(
+        target in ip_network(block["cidr"]) and not any(target in ip_network(other) for other in block["except"])
+        for block in blocks
     )
 
 
