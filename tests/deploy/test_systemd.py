@@ -65,6 +65,6 @@ def test_it_starts_and_reloads_the_gateway() -> None:
     name, *arguments = shlex.split(said("ExecStart")[0])
     assert Path(name).name == "pixxel-gateway"
     assert _parser().parse_args(arguments).run
-    assert said("ExecReload") == ["/bin/kill -HUP $MAINPID"]
+    assert said("ExecReload") == ["/bin/sh -c 'kill -HUP $MAINPID'"]
     # SIGTERM, its default, is what drains; SIGTERM to every process would end workers before their parent.
     assert (said("KillSignal"), said("KillMode")) == ([], ["mixed"])
