@@ -117,7 +117,10 @@ class Replays:
             if len(body) <= PIECE:
                 transport.write(b"".join((ready.before, request_id, ready.after, body)))
             else:
-                transport.writelines((ready.before, request_id, ready.after, body))
+                # Not writelines: that of asyncio in CPython before 3.12.9 and 3.13.2 never pauses writing
+                # (CVE-2024-12254), so a slow client would not hold up what is written next.
+                transport.write(b"".join((ready.before, request_id, ready.after)))
+                transport.write(body)
         self._note(ready, request_id, connection, began)
         return True
 
