@@ -6,6 +6,7 @@ import ssl
 
 from gateway.settings import Settings
 from gateway.tls import server_tls
+from gateway.upstream_tls import upstream_tls
 
 
 def unusable(settings: Settings) -> list[str]:
@@ -25,7 +26,7 @@ def unusable(settings: Settings) -> list[str]:
         found.append(f"server.tls_cert_file: cannot be used with tls_key_file: {_reason(error)}")
     try:
         if settings.upstream.ca_file is not None:
-            ssl.create_default_context(cafile=settings.upstream.ca_file)
+            upstream_tls(settings.upstream.ca_file)
     except (ssl.SSLError, OSError) as error:
         found.append(f"upstream.ca_file: cannot be used: {_reason(error)}")
     return found

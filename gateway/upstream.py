@@ -46,6 +46,7 @@ from gateway.core.vendor_answer import read_answer, wished_pause
 from gateway.gate import Gate
 from gateway.keys import KeyRing, VendorKey
 from gateway.sending import NoConnection, NoTls, send_once, unreachable
+from gateway.upstream_tls import upstream_tls
 
 # What the gate says instead of asking.
 _NOT_ASKED = (UpstreamCircuitOpen, UpstreamOverloaded, UpstreamRateLimited, UpstreamRefusedKey)
@@ -53,8 +54,7 @@ _NOT_ASKED = (UpstreamCircuitOpen, UpstreamOverloaded, UpstreamRateLimited, Upst
 
 def client_session(options: UpstreamOptions) -> aiohttp.ClientSession:
     """A session to talk to the vendor with. Raises OSError or ssl.SSLError when `upstream.ca_file` cannot be read."""
-    # Reading the system's authorities takes longer than all else at the start, and aiohttp has done so already.
-    tls = True if options.ca_file is None else ssl.create_default_context(cafile=options.ca_file)
+    tls = upstream_tls(options.ca_file)
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, force_close=True, resolver=aiohttp.ThreadedResolver(), ssl=tls),
         cookie_jar=aiohttp.DummyCookieJar(),

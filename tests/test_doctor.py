@@ -20,6 +20,7 @@ import pytest
 import redis.asyncio
 import trustme
 from aiohttp import web
+from certificates import certificate_of_a_lenient_authority
 from harness import VENDOR_KEY, nobody_at, playing, run
 from real_redis import RealRedis, RealSentinel
 
@@ -265,6 +266,16 @@ async def test_tls_and_each_of_its_failures(tmp_path: Path) -> None:
         assert "good for 5 more days" in found["vendor TLS"].found
 
 
+async def test_a_certificate_that_violates_rfc_5280_is_accepted_with_a_warning(tmp_path: Path) -> None:
+    authority, context = certificate_of_a_lenient_authority(tmp_path)
+    async with serving(unknown_aoi, tls=context) as url:
+        found = await look(url, upstream__ca_file=str(authority))
+    assert (found.code, found["vendor TLS"].state, found["vendor key"].state) == (0, "ok", "ok")
+    assert found["vendor certificate"].state == "warn"
+    assert "violates RFC 5280" in found["vendor certificate"].found
+    assert "basicConstraints" in found["vendor certificate"].mend
+
+
 async def test_a_port_without_tls(vendor: MockVendor) -> None:
     found = await look(vendor.url.replace("http:", "https:"))
     assert (found.code, found["vendor TLS"].found) == (1, "what answers is no TLS")
@@ -319,7 +330,7 @@ async def test_tls_through_a_tunnel(tmp_path: Path) -> None:
         found = await look(url, upstream__ca_file=str(file), upstream__proxy=proxy)
         server.close()
     assert (found.code, found["vendor TLS"].state, found["vendor key"].state) == (0, "ok", "ok")
-    assert len(heads) == 2
+    assert len(heads) == 3  # the handshake, the same with strict verification, and the call
     assert all(b"Proxy-Authorization: Basic " in head for head in heads)
 
 

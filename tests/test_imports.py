@@ -16,9 +16,10 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {"run", "preflight", "settings", "core", "tokens", "caller", "web", "warm", "progress", "clock"}
     | {"argument_types", "doctor"},
-    "doctor": {"run", "settings", "upstream", "bodies", "stores", "web", "caller", "keys", "ports", "clock", "core"},
+    "doctor": {"run", "settings", "upstream", "upstream_tls", "bodies", "stores", "web", "caller", "keys", "ports"}
+    | {"clock", "core"},
     "parts": {"clock"},
-    "preflight": {"settings", "tls", "stores"},
+    "preflight": {"settings", "tls", "upstream_tls", "stores"},
     "run": {"preflight", "app", "settings", "mock_vendor", "logs", "last_words", "keys", "ports", "workers"},
     "ports": {"app", "settings", "caller"},
     "app": {"settings", "web", "backing", "redis_backing", "cache", "windows", "errands", "stretches", "upstream"}
@@ -34,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "windows": {"stores", "core", "clock"},
     "stores": {"core", "clock"},
     "flights": {"core", "clock"},
-    "upstream": {"bodies", "sending", "gate", "core", "clock", "keys"},
+    "upstream": {"bodies", "sending", "upstream_tls", "gate", "core", "clock", "keys"},
     "bodies": {"core"},
     "sending": {"core"},
     "budgets": {"core", "clock"},
@@ -51,6 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "journal": {"core", "clock"},
     "logs": {"core"},
     "tls": {"core"},
+    "upstream_tls": set(),
     "argument_types": {"core"},
     "caller": {"core"},
     "warm": {"caller", "core", "clock"},

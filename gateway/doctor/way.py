@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
+from contextlib import suppress
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -16,6 +17,7 @@ from gateway.core.hosts import is_loopback
 from gateway.core.options import UpstreamOptions
 from gateway.doctor.findings import Sheet
 from gateway.doctor.wire import Connection, Place, Trouble, check_names, connect, tls_trouble, why
+from gateway.upstream_tls import upstream_tls
 
 # Whatever `upstream.connect_timeout` says, nobody waits longer for a diagnosis.
 _LONGEST = 5.0
@@ -53,7 +55,7 @@ async def _connected(
     limit = min(options.connect_timeout, _LONGEST)
     tls: dict[str, Any] = {}
     if through_proxy and options.proxy is not None and options.proxy.get_secret_value().startswith("https:"):
-        tls = {"ssl": ssl.create_default_context(cafile=options.ca_file), "server_hostname": place.host}
+        tls = {"ssl": upstream_tls(options.ca_file), "server_hostname": place.host}
     try:
         connection = await connect(place, limit, **tls)
     except ssl.SSLError as error:
@@ -91,13 +93,8 @@ async def _secured(
             found = "upstream.base_url is http://, so that the key travels in plain text"
             sheet.warn(TLS, found, "write https://")
         return True
-    limit = min(options.connect_timeout, _LONGEST)
-    context = ssl.create_default_context(cafile=options.ca_file)
     try:
-        async with asyncio.timeout(limit):
-            if proxy is not None:
-                await _tunnel(connection, _place(vendor), proxy)
-            await connection.writer.start_tls(context, server_hostname=host, ssl_handshake_timeout=limit)
+        await _handshake(connection, proxy, options, upstream_tls(options.ca_file))
     except _ProxyRefusedError as error:
         told = Trouble(f"the proxy makes no tunnel: {error}", "check the password in upstream.proxy, and its rules")
         sheet.fail(TLS, told.found, told.mend)
@@ -107,7 +104,41 @@ async def _secured(
         sheet.fail(TLS, told.found, told.mend, unreachable=isinstance(error, TimeoutError))
         return False
     _expiry(sheet, connection.writer.get_extra_info("ssl_object"), clock)
+    await _check_strictly(sheet, proxy, options)
     return True
+
+
+async def _handshake(
+    connection: Connection, proxy: SplitResult | None, options: UpstreamOptions, context: ssl.SSLContext
+) -> None:
+    """Secure a connection to the vendor, or to the proxy in front of it."""
+    vendor = urlsplit(options.base_url)
+    limit = min(options.connect_timeout, _LONGEST)
+    async with asyncio.timeout(limit):
+        if proxy is not None:
+            await _tunnel(connection, _place(vendor), proxy)
+        await connection.writer.start_tls(context, server_hostname=vendor.hostname or "", ssl_handshake_timeout=limit)
+
+
+async def _check_strictly(sheet: Sheet, proxy: SplitResult | None, options: UpstreamOptions) -> None:
+    """Warn of a certificate that only lenient verification accepts, with a second connection."""
+    first = urlsplit(options.base_url) if proxy is None else proxy
+    tls: dict[str, Any] = {}
+    if first is proxy and proxy.scheme == "https":
+        tls = {"ssl": upstream_tls(options.ca_file), "server_hostname": proxy.hostname}
+    with suppress(OSError, EOFError, ValueError, _ProxyRefusedError):  # the first connection worked: a passing fault
+        connection = await connect(_place(first), min(options.connect_timeout, _LONGEST), **tls)
+        try:
+            await _handshake(connection, proxy, options, upstream_tls(options.ca_file, strict=True))
+        except ssl.SSLCertVerificationError as error:
+            sheet.warn(
+                "vendor certificate",
+                f"the certificate or its authority violates RFC 5280 ({error.verify_message})",
+                "the gateway accepts it, but clients that verify strictly, such as those in Python 3.13, do not; have "
+                "the authority reissued with critical basicConstraints and with key identifiers",
+            )
+        finally:
+            await connection.close()
 
 
 async def _tunnel(connection: Connection, vendor: Place, proxy: SplitResult) -> None:

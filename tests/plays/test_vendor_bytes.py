@@ -15,6 +15,7 @@ import pytest
 import trustme
 from aftermath import aftermath, calls, memory
 from aiohttp import web
+from certificates import certificate_of_a_lenient_authority
 from harness import VENDOR_KEY, Play, playing, spawn
 from holding_vendor import HoldingVendor
 from raw_vendor import Answer, listing, raw_vendor, saying, whole
@@ -173,10 +174,8 @@ async def test_a_body_beyond_the_bound_takes_no_memory() -> None:
 
 
 @asynccontextmanager
-async def behind_tls(authority: trustme.CA, name: str, ends: datetime) -> AsyncIterator[tuple[int, list[str]]]:
-    """A vendor whose certificate is of this name and ends then: its port, and the targets it was asked for."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert(name, not_before=datetime(2020, 1, 1, tzinfo=UTC), not_after=ends).configure_cert(context)
+async def behind_tls(context: ssl.SSLContext) -> AsyncIterator[tuple[int, list[str]]]:
+    """Run a vendor with this context: its port, and the targets that it received."""
     seen: list[str] = []
 
     async def answer(request: web.BaseRequest) -> web.Response:
@@ -201,7 +200,9 @@ async def test_a_certificate_that_does_not_hold_is_502_and_never_plain_text(
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     ends = datetime.now(UTC) + timedelta(days=days)
-    async with behind_tls(authority, name, ends) as (port, seen), relaying(port) as relay:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(name, not_before=datetime(2020, 1, 1, tzinfo=UTC), not_after=ends).configure_cert(context)
+    async with behind_tls(context) as (port, seen), relaying(port) as relay:
         flags = {"upstream.base_url": f"https://127.0.0.1:{relay.port}", "upstream.ca_file": str(tmp_path / "ca.pem")}
         async with playing(flags) as play:
             reply = await play.page("a1")
@@ -214,3 +215,11 @@ async def test_a_certificate_that_does_not_hold_is_502_and_never_plain_text(
             assert carried.sent[:2] == b"\x16\x03"  # the beginning of a handshake, and of nothing else
             assert b"GET" not in carried.sent
             assert VENDOR_KEY.encode() not in carried.sent
+
+
+async def test_a_certificate_that_only_openssl_by_default_accepts_is_accepted(tmp_path: Path) -> None:
+    authority, context = certificate_of_a_lenient_authority(tmp_path)
+    async with behind_tls(context) as (port, _):
+        flags = {"upstream.base_url": f"https://127.0.0.1:{port}", "upstream.ca_file": str(authority)}
+        async with playing(flags) as play:
+            assert (await play.page("a1")).status == 200
