@@ -37,8 +37,9 @@ from gateway.stores.base import Store, filed, found_in
 FetchPage = Callable[[AssetsQuery, str, float, str | None], Awaitable[Fetched]]
 
 
-# Why a page was not stored: the vendor forbids it, a later fetch showed more, a purge came in between, Redis is away.
-Unkept = Literal["no-store", "older", "purged", "store-down"]
+# Why a page was not stored: the vendor forbids it or gave it no lifetime, a later fetch showed more, a purge came in
+# between, Redis is away.
+Unkept = Literal["no-store", "no-lifetime", "older", "purged", "store-down"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +215,9 @@ class Errands:
             self._observe(GenerationEnded())
         if kept.outcome != "kept":
             return Landed(kept.entry, "here", stored=False, unkept=kept.outcome)
+        if kept.entry.last_use <= fetched.arrived:
+            # The store knows now what the page shows of its listing, but nobody will be served with the page itself.
+            return Landed(kept.entry, "here", stored=False, unkept="no-lifetime")
         return Landed(kept.entry, "here")
 
     async def _named(self, errand: Errand, candidate: Candidate) -> Entry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -14,7 +14,7 @@ class TellingVendor:
     """Answers with one page and these headers."""
 
     def __init__(self) -> None:
-        self.headers: dict[str, str] = {}
+        self.headers: Mapping[str, str] = {}
         self.status = 200
         self.body = PAGE
         self.calls = 0

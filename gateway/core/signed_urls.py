@@ -21,9 +21,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-# A body without any of these holds no signed link, and need not be looked through. The names are followed by = in
-# every form, which Go's encoder leaves as it is.
-_SIGNS = (b"se=", b"Expires=", b"expires=", b"EXPIRES=", b"Policy=")
+# A body without any of these holds no URL with a query, and need not be parsed. Any character may be written as an
+# escape in JSON, and `?` is \u003f then.
+_SIGNS = (b"?", b"\\u003")
 # Far below any recursion limit, and far above what a listing nests.
 _DEEPEST = 64
 
@@ -38,6 +38,8 @@ def link_expiries(body: bytes) -> list[float]:
 def link_expiry(link: str) -> float | None:
     """Unix time at which a signed link ends; None for anything else."""
     try:
+        if "?" not in link:
+            return None
         parts = urlsplit(link)
         if not parts.scheme or not parts.query:
             return None
@@ -61,7 +63,7 @@ def _told(told: Mapping[str, str]) -> float | None:
             signed = datetime.strptime(told[f"{service}-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
             return (signed + timedelta(seconds=float(_digits(told[f"{service}-expires"])))).timestamp()
     if "se" in told:
-        ends = datetime.fromisoformat(told["se"])
+        ends = datetime.fromisoformat(told["se"].replace(" ", "+"))  # an offset whose `+` was not percent-encoded
         return (ends if ends.tzinfo else ends.replace(tzinfo=UTC)).timestamp()
     if "expires" in told:
         return float(_digits(told["expires"]))

@@ -12,6 +12,8 @@ from gateway.core.teams import Team
 from gateway.web import explain
 from gateway.web.negotiation import Coding, codings
 
+_NO_DIRECTIVES: frozenset[str] = frozenset()
+
 
 @dataclass(frozen=True, slots=True)
 class Asking:
@@ -50,15 +52,18 @@ def _joined(request: web.BaseRequest, name: str) -> str | None:
     return ",".join(lines) if lines else None
 
 
-def _directives(request: web.BaseRequest) -> dict[str, str]:
-    line = _joined(request, "Cache-Control")
-    if line is None:
-        # RFC 9111, section 5.4: Pragma counts only where there is no Cache-Control.
-        line = "no-cache" if "no-cache" in directives(_joined(request, "Pragma") or "") else ""
-    return directives(line) if line else {}
+def _directives(request: web.BaseRequest) -> frozenset[str]:
+    """The names of the Cache-Control directives of a request."""
+    headers = request.headers
+    if "Cache-Control" in headers:
+        return frozenset(directives(headers.getall("Cache-Control")))
+    # RFC 9111, section 5.4: Pragma counts only where there is no Cache-Control.
+    if "no-cache" in directives(headers.getall("Pragma", ())):
+        return frozenset(("no-cache",))
+    return _NO_DIRECTIVES
 
 
-def _wish(told: dict[str, str], team: Team) -> Wish:
+def _wish(told: frozenset[str], team: Team) -> Wish:
     return Wish(
         refresh="no-cache" in told and "refresh" in team.scopes,
         only_if_cached="only-if-cached" in told,

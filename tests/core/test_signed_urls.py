@@ -59,6 +59,27 @@ def test_links_are_found_wherever_they_stand_and_however_they_are_escaped() -> N
     assert sorted(link_expiries(body)) == [ENDS, ENDS + 1]
 
 
+@pytest.mark.parametrize("path", ["https://a/b?", "https:\\/\\/a\\/b\\u003F", "https://a/\\ud83d/b\\u003f"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "se\\u003d2026-10-14T17:46:40Z",
+        "se=2026-10-14T17\\u00253A46\\u00253a40Z\\u0026sig=y",
+        "se=2026-10-14T17:46:40.0000000Z",
+        "se=2026-10-14T19:46:40+02:00",
+        "%73%65=2026-10-14T17%3a46%3A40Z",
+        "\\u0073e=2026-10-14T17:46:40Z",
+        "eXpIrEs=1792000000",
+        "Expires\\u003D1792000000",
+        "X-Amz-Date=20261014T164640Z\\u0026X-Amz-Expires\\u003d3600",
+        "X%2DGoog%2DDate=20261014T164640Z&X%2dGoog%2DExpires=3600",
+        "name=\\ud83d&Expires=1792000000",
+    ],
+)
+def test_escaped_links_are_recognised(path: str, query: str) -> None:
+    assert link_expiries(f'{{"path":"{path}{query}"}}'.encode()) == [ENDS]
+
+
 def test_a_number_beyond_floats_hides_no_link() -> None:
     assert link_expiries(b'{"x":1e999,"path":"https://b/x?Expires=1792000000"}') == [ENDS]
 

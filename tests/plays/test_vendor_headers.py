@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 from harness import playing
+from multidict import CIMultiDict
 from telling_vendor import PAGE, TellingVendor, a_telling_vendor
 
 
@@ -36,6 +38,7 @@ async def test_what_may_not_be_stored_is_not_and_told_once(telling: TellingVendo
         ({"Cache-Control": "max-age=100", "Age": "40"}, 60, 40),
         ({"Expires": "Thu, 01 Jan 2099 00:00:00 GMT"}, 86_400, 0),
         ({"Cache-Control": "public"}, 300, 0),
+        ({"Cache-Control": 'no-cache="Set-Cookie"'}, 300, 0),
         ({"Age": "40"}, 300, 40),
     ],
 )
@@ -52,7 +55,9 @@ async def test_the_vendors_lifetime_goes_before_ours(
         assert telling.calls == 1
 
 
-@pytest.mark.parametrize("strict", ["must-revalidate", "no-cache"])
+@pytest.mark.parametrize(
+    "strict", ["must-revalidate", "proxy-revalidate", "s-maxage=30", 'no-cache="Age"; must-revalidate']
+)
 async def test_neither_grace_nor_keep_where_the_vendor_forbids_old_pages(telling: TellingVendor, strict: str) -> None:
     telling.headers = {"Cache-Control": f"{strict}, max-age=30"}
     async with playing({"upstream.base_url": telling.url}) as play:
@@ -63,8 +68,38 @@ async def test_neither_grace_nor_keep_where_the_vendor_forbids_old_pages(telling
         assert (await play.page("a1")).status == 502
 
 
+@pytest.mark.parametrize("second", ["no-store", "private", "no-store; max-age=0"])
+async def test_a_page_is_not_stored_if_any_cache_control_line_forbids_it(telling: TellingVendor, second: str) -> None:
+    telling.headers = CIMultiDict([("Cache-Control", "max-age=40"), ("Cache-Control", second)])
+    async with playing({"upstream.base_url": telling.url}) as play:
+        assert [(await play.page("a1")).cache for _ in range(2)] == ["fwd=miss; fwd-status=200"] * 2
+        assert telling.calls == 2
+
+
+@pytest.mark.parametrize(
+    "lines", [("no-cache",), ("max-age=40", "no-cache"), ("max-age=40", "s-maxage=0"), ("must-revalidate, max-age=0",)]
+)
+async def test_a_page_without_a_lifetime_is_fetched_for_each_request_and_coalesced(
+    telling: TellingVendor, lines: tuple[str, ...]
+) -> None:
+    telling.headers = CIMultiDict(("Cache-Control", line) for line in lines)
+    async with playing({"upstream.base_url": telling.url}) as play:
+        replies = [await play.page("a1") for _ in range(2)]
+        assert [reply.cache.partition("=")[0] for reply in replies] == ["fwd", "fwd"]
+        assert not any("stored" in reply.cache for reply in replies)
+        assert telling.calls == 2
+        together = await asyncio.gather(*(play.page("a1") for _ in range(10)))
+        assert {reply.status for reply in together} == {200}
+        assert telling.calls < 12
+        assert any("collapsed" in reply.cache for reply in together)
+        reasons = (await play.page("a1", X_Explain="1")).headers["X-Explain"]
+        assert "stored=?0;why=no-lifetime" in reasons
+        telling.status = 503
+        assert (await play.page("a1")).status == 503  # nor is it kept for the time when the vendor fails
+
+
 async def test_the_vendors_headers_can_be_overruled(telling: TellingVendor) -> None:
-    telling.headers = {"Cache-Control": "no-store"}
+    telling.headers = CIMultiDict([("Cache-Control", "no-store"), ("Cache-Control", "no-cache"), ("Expires", "0")])
     async with playing({"upstream.base_url": telling.url, "upstream.cache_control": "ignore"}) as play:
         play.clock.stop()
         assert (await play.page("a1")).cache == "fwd=miss; fwd-status=200; stored"
@@ -72,11 +107,21 @@ async def test_the_vendors_headers_can_be_overruled(telling: TellingVendor) -> N
         assert (await play.page("a1")).cache == "hit; ttl=299"
 
 
-async def test_no_page_outlives_its_links(telling: TellingVendor) -> None:
+@pytest.mark.parametrize(
+    "template",
+    [
+        "https://s/x?Expires=%d\\u0026Signature=y",
+        "https://s/x?Expires\\u003d%d\\u0026Signature\\u003Dy",
+        "https:\\/\\/s\\/x\\u003fExpires\\u003D%d",
+        "https://s/x?%%45xpires=%d",
+        "https://s/x?\\u002545xpires=%d",
+    ],
+)
+async def test_no_page_outlives_its_links(telling: TellingVendor, template: str) -> None:
     async with playing({"upstream.base_url": telling.url}) as play:
         play.clock.stop()
         ends = int(play.clock.now()) + 200
-        link = f"https://s/x?Expires={ends}\\u0026Signature=y"
+        link = template % ends
         telling.body = PAGE.replace(b'"status"', f'"path":"{link}","status"'.encode())
         reply = await play.page("a1")
         assert (await play.page("a1")).cache == "hit; ttl=139"
