@@ -13,6 +13,7 @@ from typing import Literal
 from urllib.parse import quote, quote_plus
 
 WITHHELD = b"[withheld]"
+_REDACTED = b"[redacted]"
 
 Slot = Literal["current", "previous"]
 
@@ -30,13 +31,25 @@ def _unescaped(data: bytes) -> bytes:
     return _JSON_ESCAPE.sub(lambda found: bytes([int(found[1], 16)]) if found[1] else found[2], data)
 
 
+def _anyhow(secret: bytes) -> bytes:
+    """Return a pattern for a secret in JSON text, each byte of it as it is, escaped or percent-encoded.
+
+    Backslashes before a byte are part of it, so that a replacement leaves no half of an escape behind. There are up to
+    eight of them in JSON that is quoted within JSON within JSON.
+    """
+    return b"".join(
+        b"\\\\{0,8}(?:%b|(?i:%%%02x|(?<=\\\\)u00%02x))" % (re.escape(bytes([byte])), byte, byte) for byte in secret
+    )
+
+
 class VendorKey:
     """One key. `repr` and `str` hide it; `reveal` is for the request that goes to the vendor, and for nothing else."""
 
-    __slots__ = ("_forms", "_value")
+    __slots__ = ("_forms", "_quoted", "_value")
 
     def __init__(self, value: str) -> None:
         self._value = value
+        self._quoted: re.Pattern[bytes] | None = None
         raw = value.encode()
         percent = (quote(value, safe=""), quote_plus(value))
         written = (value, repr(value)[1:-1])  # as a line of the log is, and an exception in one
@@ -69,6 +82,16 @@ class VendorKey:
             if form in data:
                 data = data.replace(form, WITHHELD)
         return data
+
+    def redact(self, text: bytes) -> bytes:
+        """Replace the key in JSON text, whichever of its characters are escaped or percent-encoded there."""
+        if not self._forms:
+            return text
+        if self._quoted is None:
+            raw = self._value.encode()
+            encoded = (base64.b64encode(raw), base64.urlsafe_b64encode(raw))
+            self._quoted = re.compile(b"|".join(map(_anyhow, (raw, *(form.rstrip(b"=") for form in encoded)))))
+        return self._quoted.sub(_REDACTED, text)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, VendorKey) and self._value == other._value
@@ -126,6 +149,12 @@ class KeyRing:
         for key in (*self.in_order(), *self._retired):
             data = key.withhold(data)
         return data
+
+    def redact(self, text: bytes) -> bytes:
+        """Replace every key in JSON text."""
+        for key in (*self.in_order(), *self._retired):
+            text = key.redact(text)
+        return text
 
     def __repr__(self) -> str:
         return "KeyRing(***)"

@@ -8,6 +8,11 @@ import aiohttp
 
 from gateway.core.errors import UpstreamUnreachable
 
+# The longest line in the head of a response, and the most header lines. Some vendors send cookies or policies of many
+# kilobytes; the limits keep a head from filling the memory.
+MAX_LINE_BYTES = 131_072
+MAX_HEADERS = 512
+
 
 class NoConnection(UpstreamUnreachable):
     """Nobody took the connection."""

@@ -45,7 +45,7 @@ from gateway.core.retry import RETRYABLE_STATUS, RetryBudget, backoff
 from gateway.core.vendor_answer import read_answer, wished_pause
 from gateway.gate import Gate
 from gateway.keys import KeyRing, VendorKey
-from gateway.sending import NoConnection, NoTls, send_once, unreachable
+from gateway.sending import MAX_HEADERS, MAX_LINE_BYTES, NoConnection, NoTls, send_once, unreachable
 from gateway.upstream_tls import upstream_tls
 
 # What the gate says instead of asking.
@@ -61,6 +61,9 @@ def client_session(options: UpstreamOptions) -> aiohttp.ClientSession:
         auto_decompress=False,
         trust_env=False,
         middlewares=(send_once,),
+        max_line_size=MAX_LINE_BYTES,
+        max_field_size=MAX_LINE_BYTES,
+        max_headers=MAX_HEADERS,
         timeout=aiohttp.ClientTimeout(total=None, connect=options.connect_timeout),
     )
 
@@ -124,6 +127,7 @@ class Upstream:
             body, listing = read_answer(
                 answer.status, answer.headers, answer.body,
                 aoi_id=query.aoi_id, now=arrived, holds_key=self._keys.stands_in,
+                redact=self._keys.redact,
             )  # fmt: skip
         except UpstreamError as error:
             del answer

@@ -203,7 +203,7 @@ class _Round:
                 return _read(answer, aoi_id)
             wait = None
             if answer.status in (429, 503):
-                wait = parse_retry_after(answer.headers.get("Retry-After"), self._clock.now())
+                wait = parse_retry_after(answer.headers.get("Retry-After", ""), self._clock.now())
             if wait is None:
                 break
             self._pace.pause(wait)

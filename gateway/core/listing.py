@@ -13,10 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from gateway.core import surrogates
 from gateway.core.errors import Envelope
 
 TERMINAL = frozenset({"success", "failed"})
@@ -70,6 +71,7 @@ class _Enveloped(msgspec.Struct):
     error: _Error
 
 
+_T = TypeVar("_T")
 _PAGE = msgspec.json.Decoder(_Page)
 _ENVELOPE = msgspec.json.Decoder(_Enveloped)
 
@@ -93,7 +95,7 @@ class Listing:
 def parse_listing(body: bytes, aoi_id: str) -> Listing:
     """Check a vendor 200 for `aoi_id` against the contract's section 5. Raises InvalidListing."""
     try:
-        page = _PAGE.decode(body)
+        page = _decode(_PAGE, body)
         body.decode("utf-8")
     except UnicodeDecodeError:
         raise InvalidListing("not UTF-8") from None
@@ -121,6 +123,19 @@ def parse_listing(body: bytes, aoi_id: str) -> Listing:
     )
 
 
+def _decode(decoder: msgspec.json.Decoder[_T], body: bytes) -> _T:
+    """Decode JSON, lone surrogates included: they come out as private-use characters."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        masked = surrogates.masked(body)
+        if masked == body:
+            raise
+        return decoder.decode(masked)
+
+
 def _id_digest(value: Any) -> bytes:
     if not isinstance(value, str) or not value:
         return NO_ID
@@ -140,13 +155,15 @@ def parse_envelope(body: bytes) -> Envelope | None:
     if len(body) > MAX_ENVELOPE_BYTES:
         return None
     try:
-        body.decode("utf-8")
-        error = _ENVELOPE.decode(body).error
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        text = body.decode("utf-8")
+        error = _decode(_ENVELOPE, body).error
+        if surrogates.masked(body) != body:
+            error = msgspec.convert(json.loads(text), _Enveloped).error  # as it is, now that it is known to be JSON
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
     return Envelope(error.code, error.message, error.details)
 
 
 def render_envelope(envelope: Envelope) -> bytes:
     """Write an envelope as `parse_envelope` reads it."""
-    return msgspec.json.encode(_Enveloped(_Error(envelope.code, envelope.message, envelope.details)))
+    return surrogates.encode(_Enveloped(_Error(envelope.code, envelope.message, envelope.details)))

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from gateway.core import surrogates
+
 _BLANK = rb"[ \t\n\r]*"
 _FIGURE = rb'"(total|offset|limit)"' + _BLANK + b":" + _BLANK + rb"(0|[1-9][0-9]*)"
 _NEXT = _BLANK + b"," + _BLANK
@@ -89,12 +91,16 @@ def decode_mould(data: bytes) -> Mould | None:
 
 def take_mould(body: bytes) -> Mould | None:
     """Take the mould of a valid page; None where the page cannot be put together again from its parts."""
+    try:
+        raws = _raws(body)
+    except msgspec.ValidationError:
+        return None
+    except (msgspec.MsgspecError, RecursionError):
+        # Lone surrogates are masked without moving anything, and a mould is about places alone.
+        masked = surrogates.masked(body)
+        return take_mould(masked) if masked != body else None
     head = _HEADS.match(body)
     if head is None:
-        return None
-    try:
-        raws = [bytes(raw) for raw in _RAWS.decode(body).assets]
-    except (msgspec.MsgspecError, RecursionError):
         return None
     ends = array("I")
     place = head.end()
@@ -114,6 +120,10 @@ def take_mould(body: bytes) -> Mould | None:
     if b"".join((body[: head.end()], between.join(raws), body[place:])) != body:
         return None
     return Mould(head.end(), ends.tobytes(), len(between) if len(raws) > 1 else None, figures)
+
+
+def _raws(body: bytes) -> list[bytes]:
+    return [bytes(raw) for raw in _RAWS.decode(body).assets]
 
 
 def render(pieces: Sequence[Piece], figures: Figures) -> bytes | None:

@@ -6,8 +6,9 @@ Status, headers and decoded body in; a value or one exception out. Which failure
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from email.utils import parsedate_to_datetime
+import math
+import re
+from collections.abc import Callable
 
 from gateway.core.errors import (
     Envelope,
@@ -18,28 +19,31 @@ from gateway.core.errors import (
     UpstreamRefusal,
     UpstreamRefusedKey,
 )
+from gateway.core.http_fields import Headers, parse_http_date
 from gateway.core.listing import InvalidListing, Listing, parse_envelope, parse_listing, render_envelope
 from gateway.core.retry import RETRYABLE_STATUS
 
 _LEAST_RETRY_AFTER = 1.0
 _MOST_RETRY_AFTER = 60.0
+_SECONDS = re.compile(r"\+?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE]\+?[0-9]+)?", re.ASCII)
 # These are about the connection and the key between gateway and vendor, and so not for a client to mend.
 _NOT_FOR_CLIENTS = frozenset({401, 403, 407, 408, 429})
 
 
 def read_answer(
     status: int,
-    headers: Mapping[str, str],
+    headers: Headers,
     body: bytes,
     *,
     aoi_id: str,
     now: float,
     holds_key: Callable[[bytes], bool],
+    redact: Callable[[bytes], bytes],
 ) -> tuple[bytes, Listing | None]:
     """The body to store, with its listing for a 200 and without for a 404.
 
-    `now` is Unix time in seconds, `holds_key` tells whether the vendor key stands in bytes. Raises UpstreamError when
-    the vendor failed, UpstreamRefusal for another 4xx with an envelope.
+    `now` is Unix time in seconds. `holds_key` tells whether the vendor key stands in bytes, `redact` replaces it in
+    JSON. Raises UpstreamError when the vendor failed, UpstreamRefusal for another 4xx with an envelope.
     """
     if status == 200:
         if holds_key(body):
@@ -48,19 +52,35 @@ def read_answer(
             return body, parse_listing(body, aoi_id)
         except InvalidListing as error:
             raise UpstreamBroken(str(error), status=status) from None
-    if status == 404 or (400 <= status < 500 and status not in _NOT_FOR_CLIENTS):
+    if needs_body(status):
         envelope = parse_envelope(body)
         if envelope is None:
             raise UpstreamBroken(f"a {status} without the vendor's envelope", status=status)
-        if holds_key(body) or holds_key(render_envelope(envelope)):
-            envelope = Envelope("not_found" if status == 404 else "refused", "withheld: it quoted our request", None)
+        envelope = _redacted(envelope, holds_key, redact)
         if status == 404:
             return render_envelope(envelope), None
         raise UpstreamRefusal(status, envelope)
     raise failure(status, headers, now)
 
 
-def failure(status: int, headers: Mapping[str, str], now: float) -> UpstreamError:
+def needs_body(status: int) -> bool:
+    """Return whether the body of a response with this status matters: it is a page, or an envelope to pass on."""
+    return status == 200 or (400 <= status < 500 and status not in _NOT_FOR_CLIENTS)
+
+
+def _redacted(envelope: Envelope, holds_key: Callable[[bytes], bool], redact: Callable[[bytes], bytes]) -> Envelope:
+    """Replace the vendor key wherever the vendor quoted it, and keep everything else."""
+    rendered = render_envelope(envelope)
+    redacted = redact(rendered)
+    if redacted == rendered and not holds_key(rendered):
+        return envelope
+    found = parse_envelope(redacted)
+    if found is None or holds_key(redacted):  # written in a form that is recognised only as a whole
+        return Envelope("refused", "[redacted]: the vendor quoted its key", None)
+    return found
+
+
+def failure(status: int, headers: Headers, now: float) -> UpstreamError:
     """The exception for a status that is neither a page nor an answer to pass on."""
     if status in (401, 403):
         return UpstreamRefusedKey("the vendor refused our key", status=status)
@@ -72,24 +92,25 @@ def failure(status: int, headers: Mapping[str, str], now: float) -> UpstreamErro
     return UpstreamBroken(f"the vendor answered {status}", status=status)
 
 
-def wished_pause(status: int, headers: Mapping[str, str], now: float) -> float | None:
+def wished_pause(status: int, headers: Headers, now: float) -> float | None:
     """How many seconds the vendor asks to be left alone; None when it does not. `now` is Unix time in seconds."""
     if status not in (429, 503):
         return None
-    seconds = parse_retry_after(headers.get("Retry-After"), now)
-    return (seconds or _LEAST_RETRY_AFTER) if status == 429 or "Retry-After" in headers else None
+    lines = headers.getall("Retry-After", ())
+    wished = [seconds for line in lines if (seconds := parse_retry_after(line, now)) is not None]
+    return max(wished, default=_LEAST_RETRY_AFTER) if status == 429 or lines else None
 
 
-def parse_retry_after(value: str | None, now: float) -> float | None:
-    """Seconds to wait by a Retry-After header (RFC 9110, section 10.2.3), clamped to 1..60; None for nonsense."""
-    if value is None:
-        return None
-    text = value.strip()
-    if text.isascii() and text.isdigit():
-        seconds = float(text[:9])
+def parse_retry_after(value: str, now: float) -> float | None:
+    """Parse a Retry-After line (RFC 9110, section 10.2.3); return seconds to wait, from 1 to 60, or None for nonsense.
+
+    Vendors send fractions too, which are rounded up, and lists, of which the longest time counts.
+    """
+    members = [member.strip() for member in value.split(",")]
+    if all(_SECONDS.fullmatch(member) for member in members):
+        seconds = max(map(float, members))
+    elif (date := parse_http_date(value.strip())) is not None:
+        seconds = date - now
     else:
-        try:
-            seconds = parsedate_to_datetime(text).timestamp() - now
-        except (ValueError, TypeError, OverflowError):
-            return None
-    return min(max(seconds, _LEAST_RETRY_AFTER), _MOST_RETRY_AFTER)
+        return None
+    return float(math.ceil(min(max(seconds, _LEAST_RETRY_AFTER), _MOST_RETRY_AFTER)))

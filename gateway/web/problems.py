@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 from aiohttp import web
 from multidict import CIMultiDict
 
-from gateway.core import errors
+from gateway.core import errors, surrogates
 from gateway.core.errors import Envelope
 
 
@@ -146,7 +145,7 @@ def render(problem: Problem, request_id: str) -> web.Response:
     }
     response = web.Response(
         status=problem.status,
-        body=msgspec.json.encode({"error": error}),
+        body=surrogates.encode({"error": error}),
         headers={"Content-Type": "application/json", "Cache-Control": "no-store"},
     )
     response.headers.extend(problem.headers)

@@ -174,7 +174,7 @@ class Router:
 
     def _failed(self, error: Exception, exchange: Exchange) -> web.Response:
         problem = problem_of(error)
-        exchange.problem = problem.code
+        exchange.problem = problem.code.encode(errors="replace").decode()  # a vendor's code may have lone surrogates
         if problem is INTERNAL_ERROR:
             self._observe(Stumbled(type(error).__name__, _where(error), exchange.request_id))
         return render(problem, exchange.request_id)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import time
+
 import pytest
 from multidict import CIMultiDict
 
@@ -13,17 +16,20 @@ from gateway.core.errors import (
     UpstreamRefusal,
     UpstreamRefusedKey,
 )
-from gateway.core.vendor_answer import parse_retry_after, read_answer
+from gateway.core.listing import render_envelope
+from gateway.core.vendor_answer import parse_retry_after, read_answer, wished_pause
+from gateway.keys import KeyRing
 
 NOW = 1_792_000_000.0  # Wed, 14 Oct 2026 17:46:40 GMT
 PAGE = b'{"assets":[],"pagination":{"total":0,"offset":0,"limit":10}}'
 ENVELOPE = b'{"error":{"code":"c","message":"m","details":{"a":1}}}'
 KEY = b"s3cret"
+KEYS = KeyRing(KEY.decode())
 
 
 def read(status: int, body: bytes, headers: dict[str, str] | None = None) -> tuple[bytes, bool]:
     found, listing = read_answer(
-        status, CIMultiDict(headers or {}), body, aoi_id="a1", now=NOW, holds_key=lambda data: KEY in data
+        status, CIMultiDict(headers or {}), body, aoi_id="a1", now=NOW, holds_key=KEYS.stands_in, redact=KEYS.redact
     )
     return found, listing is not None
 
@@ -75,32 +81,95 @@ def test_another_4xx_with_an_envelope_is_passed_on(status: int) -> None:
     assert caught.value.envelope.details == {"a": 1}
 
 
-def test_an_envelope_that_quotes_the_key_keeps_none_of_its_words() -> None:
-    body = b'{"error":{"code":"c","message":"you sent s3cret","details":null}}'
-    found, _ = read(404, body)
-    assert KEY not in found
-    with pytest.raises(UpstreamRefusal) as caught:
-        read(400, body)
-    assert "s3cret" not in repr(caught.value.envelope)
+@pytest.mark.parametrize("status", [404, 400, 422])
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        "s3cret", "\\u00733cret", "s3cre\\u0074", "s3c%72et", "%73%33%63%72%65%74", "\\u0025733cret", "czNjcmV0",
+        '{\\"sent\\":\\"s3cret\\"}', '{\\"sent\\":\\"\\\\u00733cret\\"}', "\\n\\\\s3cret",
+    ],
+)  # fmt: skip
+def test_an_envelope_that_quotes_the_key_loses_nothing_but_the_key(status: int, quoted: str) -> None:
+    template = '{"error":{"code":"invalid_aoi","message":"you sent %s, sorry","details":{"%s":["%s",7]}}}'
+    body = (template % (quoted, quoted, quoted)).encode()
+    if status == 404:
+        found, _ = read(status, body)
+    else:
+        with pytest.raises(UpstreamRefusal) as caught:
+            read(status, body)
+        found = render_envelope(caught.value.envelope)
+    error = json.loads(found)["error"]
+    assert error["code"] == "invalid_aoi"
+    assert error["message"].startswith("you sent ")
+    assert "[redacted]" in error["message"]
+    assert error["message"].endswith(", sorry")
+    assert [value[1] for value in error["details"].values()] == [7]
+    assert not KEYS.stands_in(found)
+    assert b"s3c" not in found
 
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
-        (None, None),
         ("5", 5),
         (" 7 ", 7),
         ("0", 1),
         ("1000000000", 60),
+        ("1e9", 60),
+        ("1e999", 60),
         ("9" * 40, 60),
+        ("29.97", 30),
+        ("29.", 29),
+        (".5", 1),
+        ("0.2", 1),
+        ("59.9", 60),
+        ("+5", 5),
+        ("5, 10", 10),
+        ("10,5", 10),
         ("x", None),
         ("-1", None),
-        ("1.5", None),
+        ("5, x", None),
+        ("inf", None),
+        ("nan", None),
+        ("1_0", None),
+        ("\u0665", None),
+        ("", None),
         ("Wed, 14 Oct 2026 17:46:50 GMT", 10),
+        ("Wednesday, 14-Oct-26 17:46:50 GMT", 10),
+        ("Wed Oct 14 17:46:50 2026", 10),
         ("Wed, 14 Oct 2020 17:46:50 GMT", 1),
         ("Wed, 14 Oct 2030 17:46:50 GMT", 60),
-        ("", None),
     ],
 )
-def test_retry_after(value: str | None, seconds: float | None) -> None:
+def test_retry_after(value: str, seconds: float | None) -> None:
     assert parse_retry_after(value, NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    ("status", "lines", "seconds"),
+    [
+        (429, (), 1),
+        (429, ("x",), 1),
+        (429, ("29.97",), 30),
+        (503, (), None),
+        (503, ("x",), 1),
+        (503, ("29.97",), 30),
+        (503, ("5", "Wed, 14 Oct 2026 17:46:50 GMT", "x"), 10),
+        (500, ("5",), None),
+    ],
+)
+def test_the_longest_time_of_several_retry_after_lines_counts(
+    status: int, lines: tuple[str, ...], seconds: float | None
+) -> None:
+    headers = CIMultiDict(("Retry-After", line) for line in lines)
+    assert wished_pause(status, headers, NOW) == seconds
+
+
+def test_an_asctime_date_is_in_utc_wherever_the_gateway_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    try:
+        assert parse_retry_after("Wed Oct 14 17:46:50 2026", NOW) == 10
+    finally:
+        monkeypatch.undo()
+        time.tzset()
