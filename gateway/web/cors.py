@@ -7,10 +7,15 @@ from collections.abc import Iterable, MutableMapping
 from aiohttp import web
 
 _METHODS = "GET, HEAD"
-_REQUEST_HEADERS = "Authorization, Cache-Control, If-None-Match, X-API-Key, X-Request-Id"
+_REQUEST_HEADERS = (
+    "Authorization, Cache-Control, If-None-Match, Prefer, X-API-Key, X-Explain, X-Request-Id, "
+    "baggage, traceparent, tracestate"
+)
+# Every header that a response may have, also those that browsers show without being asked to.
 _RESPONSE_HEADERS = (
-    "Age, Cache-Status, ETag, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After, "
-    "X-Listing-Generation, X-Request-Id"
+    "Age, Allow, Cache-Control, Cache-Status, Content-Encoding, Content-Length, Content-Type, ETag, "
+    "Preference-Applied, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After, Vary, WWW-Authenticate, "
+    "X-Explain, X-Listing-Generation, X-Request-Id"
 )
 _PREFLIGHT_SECONDS = "600"
 

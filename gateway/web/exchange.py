@@ -6,12 +6,18 @@ import base64
 import ipaddress
 import os
 import re
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import msgspec
 from aiohttp.web import BaseRequest
 
 _IDS_AT_ONCE = 256
+# Without zones (RFC 4007, section 11): they mean nothing on another machine, and `ipaddress` takes any text for one.
+_HOP = re.compile(
+    r'(?P<quote>"?)(?:(?P<v4>[0-9.]+)(?::(?P<port4>[0-9]{1,5}))?'
+    r"|\[(?P<bracketed>[0-9A-Fa-f.]*:[0-9A-Fa-f:.]+)\](?::(?P<port6>[0-9]{1,5}))?|(?P<v6>[0-9A-Fa-f:.]+))(?P=quote)",
+    re.ASCII,
+)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
@@ -78,25 +84,36 @@ class ClientNames:
         return ",".join(lines) if lines else None
 
     def behind(self, peer: str, forwarded: str) -> str:
-        """An address. X-Forwarded-For is read from its end, as far as those who added to it are trusted."""
-        if not self._trusts(peer):
-            return peer
+        """Return the address of the client behind trusted proxies: the last one that is not itself a trusted proxy.
+
+        `forwarded` is the value of X-Forwarded-For. It is read from its end, because each proxy appends the address of
+        its peer, and what was there before is as trustworthy as that peer. What is not an address ends it.
+        """
+        address = _address(peer)
         client = peer
         for hop in reversed(forwarded.split(",")):
-            # A zone (RFC 4007, section 11) means nothing on another machine, and `ipaddress` takes any text for one.
-            if "%" in hop:
+            if address is None or not self._trusts(address):
                 break
-            try:
-                client = str(ipaddress.ip_address(hop.strip()))
-            except ValueError:
-                break
-            if not self._trusts(client):
-                break
+            if not (hop := hop.strip(" \t")):
+                continue  # RFC 9110, section 5.6.1: empty list elements are ignored
+            address = _address(hop)
+            client = client if address is None else str(address)
         return client
 
-    def _trusts(self, address: str) -> bool:
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(parsed in network for network in self._trusted)
+    def _trusts(self, address: IPv4Address | IPv6Address) -> bool:
+        return any(address in network for network in self._trusted)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """Parse an address with or without a port, as proxies write them: `192.0.2.7:80`, `[2001:db8::1]:80`, quoted too.
+
+    An IPv4 address that is mapped to IPv6, as a socket for both reports it, is returned as IPv4.
+    """
+    match = _HOP.fullmatch(text)
+    if match is None or int(match["port4"] or match["port6"] or 0) > 65_535:
+        return None
+    try:
+        address = ipaddress.ip_address(match["v4"] or match["bracketed"] or match["v6"])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

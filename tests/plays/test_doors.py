@@ -130,13 +130,29 @@ async def test_browsers_of_listed_origins_may_ask(vendor: MockVendor) -> None:
         allowed = await play.get(path, method="OPTIONS", headers=preflight)
         assert allowed.status == 204
         assert allowed.headers["Access-Control-Allow-Origin"] == ORIGIN
-        assert "Authorization" in allowed.headers["Access-Control-Allow-Headers"]
+        assert set(allowed.headers["Access-Control-Allow-Headers"].lower().split(", ")) == {
+            "authorization", "x-api-key", "cache-control", "if-none-match", "prefer", "x-request-id", "x-explain",
+            "traceparent", "tracestate", "baggage",
+        }  # fmt: skip
+        for wanted in ("traceparent", "TraceParent, tracestate", " baggage ,X-Explain,x-explain", ""):
+            asked = {
+                **preflight,
+                "Access-Control-Request-Headers": wanted,
+                "Access-Control-Request-Private-Network": "true",
+            }
+            again = await play.get(path, method="OPTIONS", headers=asked)
+            assert (again.status, again.headers["Vary"]) == (204, "Origin")
+            assert again.headers["Access-Control-Allow-Headers"] == allowed.headers["Access-Control-Allow-Headers"]
         page = await play.get(path, headers={"Origin": ORIGIN, "X-API-Key": TOKEN})
         assert page.headers["Access-Control-Allow-Origin"] == ORIGIN
         assert page.headers["Vary"] == "Accept-Encoding, Origin"
-        assert "Cache-Status" in page.headers["Access-Control-Expose-Headers"]
+        exposed = page.headers["Access-Control-Expose-Headers"].split(", ")
+        assert {"Cache-Status", "X-Explain", "Preference-Applied", "WWW-Authenticate", "Allow"} <= set(exposed)
         refused = await play.get(path, headers={"Origin": ORIGIN})
         assert (refused.status, refused.headers["Access-Control-Allow-Origin"]) == (401, ORIGIN)
+        unnamed = {"access-control-allow-origin", "access-control-expose-headers", "date", "server"}
+        sent = {name.lower() for reply in (page, refused) for name in reply.headers}
+        assert sent - unnamed <= {name.lower() for name in exposed}
         for headers in ({**preflight, "Origin": "https://evil.example"}, {"Origin": ORIGIN}, {}):
             reply = await play.get(path, method="OPTIONS", headers=headers)
             assert (reply.status, reply.code, reply.headers["Allow"]) == (405, "method_not_allowed", "GET, HEAD")

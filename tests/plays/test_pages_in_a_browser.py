@@ -23,6 +23,7 @@ async def test_pages_in_a_browser(play: Play, vendor: MockVendor) -> None:
         "upstream.base_url": vendor.url,
         "teams.ops.token_sha256": [hashlib.sha256(TOKEN.encode()).hexdigest()],
         "teams.ops.scopes": ["admin"],
+        "server.cors_origins": [vendor.url],
     }
 
     def ask(times: int) -> None:
@@ -47,6 +48,7 @@ async def test_pages_in_a_browser(play: Play, vendor: MockVendor) -> None:
 
         def story() -> None:
             with browsing(chromium, driver) as browser:
+                a_page_of_a_listed_origin_reads_every_header(browser, other, vendor)
                 figures_move(browser, play, ask)
                 it_says_what_is_wrong(browser, fail)
                 it_is_built_for_screen_readers(browser)
@@ -58,6 +60,31 @@ async def test_pages_in_a_browser(play: Play, vendor: MockVendor) -> None:
                 a_browser_logs_in(browser, other)
 
         await asyncio.to_thread(story)
+
+
+def a_page_of_a_listed_origin_reads_every_header(browser: Browser, other: Play, vendor: MockVendor) -> None:
+    """The browser sends its own preflight, because of the headers."""
+    sent = {
+        "Authorization": f"Bearer {TOKEN}", "X-API-Key": TOKEN, "X-Explain": "1", "X-Request-Id": "from-a-browser",
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=b", "baggage": "c=d",
+        "Prefer": "wait=1", "Cache-Control": "max-age=0", "If-None-Match": '"x"',
+    }  # fmt: skip
+    browser.open(vendor.url)
+    url = f"{other.url}/v0/aois/{vendor.aoi_ids[2]}/assets"
+    status, headers = browser.run(FETCHED, url, sent)
+    assert status == 200
+    assert headers["x-explain"].startswith("decision=miss")
+    assert headers["x-request-id"] == "from-a-browser"
+    assert {"age", "cache-control", "cache-status", "content-length", "content-type", "etag", "vary"} <= headers.keys()
+    status, headers = browser.run(FETCHED, url, {"traceparent": sent["traceparent"]})
+    assert (status, headers["www-authenticate"]) == (401, "Bearer")
+    browser.complaints()  # of what the vendor's page lacks, and of the 401
+
+
+FETCHED = """
+return fetch(arguments[0], { headers: arguments[1] }).then((reply) =>
+  [reply.status, Object.fromEntries(reply.headers)]);
+"""
 
 
 def figures_move(browser: Browser, play: Play, ask: Any) -> None:

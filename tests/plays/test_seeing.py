@@ -9,12 +9,14 @@ from typing import Any
 from urllib.parse import quote
 
 import http_sf
+import pytest
 from harness import VENDOR_KEY, Play, playing
 from keptalive import Line, asks
 from real_redis import RealRedis
 from redis.asyncio import Redis
 
 from gateway.mock_vendor import MockVendor
+from gateway.web.exchange import ClientNames
 
 FIELDS = {
     "ts",
@@ -92,13 +94,58 @@ async def test_each_request_is_one_line_with_the_promised_fields(play: Play, ven
     assert (third["status"], third["aoi_id"], third["cache"]) == (400, None, "")
 
 
+@pytest.mark.parametrize(
+    ("lines", "client"),
+    [
+        (("192.0.2.7, 10.1.1.1",), "192.0.2.7"),
+        (("6.6.6.6, 192.0.2.7",), "192.0.2.7"),
+        (("nonsense, 192.0.2.7",), "192.0.2.7"),
+        (("nonsense",), "127.0.0.1"),
+        (("",), "127.0.0.1"),
+        (("203.0.113.7:51008",), "203.0.113.7"),
+        (("203.0.113.7:51008 , 10.1.1.1:80",), "203.0.113.7"),
+        (("[2001:db8::1]:443",), "2001:db8::1"),
+        (('"[2001:db8::1]:443"',), "2001:db8::1"),
+        (("[2001:DB8:0::1]",), "2001:db8::1"),
+        (("2001:db8::1",), "2001:db8::1"),
+        (("2001:db8::7, [fd00::2]:9",), "2001:db8::7"),
+        (("::ffff:203.0.113.7",), "203.0.113.7"),
+        (("203.0.113.7, ::ffff:10.0.0.9",), "203.0.113.7"),
+        (("[::ffff:203.0.113.7]:80",), "203.0.113.7"),
+        (("203.0.113.7", "10.1.1.1", "10.1.1.2"), "203.0.113.7"),
+        (("203.0.113.7, , 10.1.1.1,",), "203.0.113.7"),
+        (("\t203.0.113.7\t",), "203.0.113.7"),
+        (("203.0.113.7, unknown, 10.1.1.1",), "10.1.1.1"),
+        (("203.0.113.7, unknown",), "127.0.0.1"),
+        (("203.0.113.7:70000",), "127.0.0.1"),
+        (("203.0.113.7:",), "127.0.0.1"),
+        (("203.0.113.7:http",), "127.0.0.1"),
+        (("203.0.113.256",), "127.0.0.1"),
+        (("2001:db8::1]:443",), "127.0.0.1"),
+        (('"203.0.113.7',), "127.0.0.1"),
+        (("[203.0.113.7]:80",), "127.0.0.1"),
+        (("fe80::1%eth0",), "127.0.0.1"),
+        (("10.1.1.1, 10.1.1.2",), "10.1.1.1"),
+    ],
+)
+def test_the_client_is_the_last_address_that_is_not_a_trusted_proxy(lines: tuple[str, ...], client: str) -> None:
+    names = ClientNames(["127.0.0.0/8", "10.0.0.0/8", "fd00::/8"])
+    assert names.behind("127.0.0.1", ",".join(lines)) == client
+    assert names.behind("::ffff:127.0.0.1", ",".join(lines)) in (client, "::ffff:127.0.0.1")
+    assert names.behind("192.0.2.99", ",".join(lines)) == "192.0.2.99"
+
+
 async def test_a_trusted_proxy_names_the_client_in_the_log_only(vendor: MockVendor) -> None:
     flags = {"upstream.base_url": vendor.url, "server.trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"]}
     async with playing(flags) as play:
-        for sent in ("192.0.2.7, 10.1.1.1", "6.6.6.6, 192.0.2.7", "nonsense, 192.0.2.7", "nonsense", ""):
-            await play.get("/healthz", headers={"X-Forwarded-For": sent})
-        clients = [line["client"] for line in play.log_lines() if line["event"] == "request"]
-    assert clients == ["192.0.2.7", "192.0.2.7", "192.0.2.7", "127.0.0.1", "127.0.0.1"]
+        path = f"/v0/aois/{vendor.aoi_ids[2]}/assets"
+        for sent in ("192.0.2.7, 10.1.1.1", "203.0.113.7:51008", "[2001:db8::1]:443", "nonsense"):
+            async with Line(play.port) as line:  # by the long way, and by the short cut
+                assert {(await line.ask(asks(path, f"X-Forwarded-For: {sent}"))).status for _ in range(4)} == {200}
+        async with Line(play.port) as line:
+            await line.ask(asks(path, "X-Forwarded-For: 192.0.2.7:1", "X-Forwarded-For: 10.1.1.1:2"))
+        clients = [line["client"] for line in play.log_lines() if line.get("route") == "assets"]
+    assert clients == [*["192.0.2.7"] * 4, *["203.0.113.7"] * 4, *["2001:db8::1"] * 4, *["127.0.0.1"] * 4, "192.0.2.7"]
 
 
 async def test_what_a_client_says_of_itself_cannot_forge_a_line(vendor: MockVendor) -> None:
