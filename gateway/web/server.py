@@ -13,6 +13,7 @@ from aiohttp.web_protocol import RequestHandler
 from gateway.web.exchange import request_id_of
 from gateway.web.familiar import HEAD_END, Read, is_whole
 from gateway.web.framing import MAX_FIELD_BYTES, MAX_TARGET_BYTES
+from gateway.web.lingering import LingeringClose
 from gateway.web.parser import StrictParser
 from gateway.web.problems import INTERNAL_ERROR, render
 from gateway.web.replay import Replays
@@ -22,8 +23,6 @@ from gateway.web.router import Router
 # A connection on which nothing happens, or never a whole request, is closed after this many seconds. The timer is not
 # set back by single bytes, so it bounds a slow sender just as well.
 IDLE_SECONDS = 14.0
-# How long is read on after an answer that came before its request was over.
-_LINGER_SECONDS = 2.0
 # Of requests that came before their turn, more than this waits in the kernel.
 _MOST_HELD = 65_536
 
@@ -34,8 +33,8 @@ class Protocol(RequestHandler):
     """One connection."""
 
     __slots__ = (
-        "_answered", "_answering", "_between", "_client", "_gone", "_half_closed", "_held", "_replays", "_router",
-        "_strict", "_whole",
+        "_answered", "_answering", "_between", "_client", "_gone", "_half_closed", "_held", "_lingering", "_replays",
+        "_router", "_strict", "_whole",
     )  # fmt: skip
 
     def __init__(self, server: GatewayServer, loop: asyncio.AbstractEventLoop) -> None:
@@ -65,6 +64,8 @@ class Protocol(RequestHandler):
         self._gone: asyncio.Future[None] = loop.create_future()
         self._half_closed = False
         self._answered = 0
+        # Set once the last response was sent: input is only discarded from then on.
+        self._lingering: LingeringClose | None = None
 
     async def start(self) -> None:
         """Serve, unless the connection was gone before that began: aiohttp would trip over it."""
@@ -86,6 +87,9 @@ class Protocol(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Answer a request by the short cut if it can be, else have it read and handled."""
+        if self._lingering is not None:
+            self._lingering.discarded()
+            return
         if self._answering is not None:
             self._hold(data)
             return
@@ -121,8 +125,11 @@ class Protocol(RequestHandler):
             self.log_exception(exc_info=error)
             self.force_close()
         finally:
-            self._answering = None
             self._answered += 1
+            if self._is_closing or self._has_heard_all:
+                await self._linger()
+                self.force_close()
+            self._answering = None
         self._go_on()
 
     async def _send(self, reply: Reply) -> None:
@@ -149,12 +156,9 @@ class Protocol(RequestHandler):
             self.transport.pause_reading()
 
     def _go_on(self) -> None:
-        """Close, or take the next request, which may be here already."""
+        """Take the next request, which may be here already."""
         transport = self.transport
         if transport is None:
-            return
-        if self._is_closing or self._has_heard_all:
-            self.force_close()
             return
         self._next_keepalive_close_time = self._loop.time() + IDLE_SECONDS
         self._between = not self._half_closed
@@ -204,7 +208,7 @@ class Protocol(RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override] # aiohttp never keeps a connection open here
         """Keep the connection of a client that has said all it will say, and still waits for answers."""
-        answering = self._request_count > self._answered
+        answering = self._request_count > self._answered and self._lingering is None
         self._half_closed = answering and self.ssl_context is None  # TLS has no such half
         return self._half_closed
 
@@ -222,27 +226,20 @@ class Protocol(RequestHandler):
         self._between = not (amiss or reset or self._messages or self._half_closed) and resp.keep_alive is True
         if whole is not None and self._replays is not None and isinstance(resp, Page):
             self._replays.learn(*whole, request, resp.reply)
-        if amiss:
-            await self._linger()
-        elif self._half_closed and not self._messages:  # the other half was closed while the answer was sent
+        if self._half_closed and not self._messages:  # the other half was closed while the answer was sent
             self.close()
+        if self._is_closing or not resp.keep_alive:
+            await self._linger()
         return finished
 
     async def _linger(self) -> None:
-        """Close in two steps (RFC 9112, section 9.6): over unread bytes the kernel resets, and the answer is lost."""
-        self.close()  # from here on, aiohttp throws away what it receives
+        """Let the client read everything before the connection is closed."""
+        self.close()
         transport = self.transport
-        if transport is None or not transport.can_write_eof():  # TLS has its own last words
-            return
-        try:
-            transport.write_eof()
-        except OSError:  # the client has reset the connection: there is nobody to wait for
-            return
-        if not transport.is_reading():
-            transport.resume_reading()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LINGER_SECONDS):
-                await asyncio.shield(self._gone)
+        # A client that has closed its half sends nothing more. TLS cannot close a half: uvloop discards input itself.
+        if transport is not None and not self._half_closed and transport.can_write_eof():
+            self._lingering, self._held = LingeringClose(transport, self._gone), b""
+            await self._lingering.run()
 
     def handle_error(
         self,
