@@ -75,8 +75,9 @@ def _redacted(envelope: Envelope, holds_key: Callable[[bytes], bool], redact: Ca
     if redacted == rendered and not holds_key(rendered):
         return envelope
     found = parse_envelope(redacted)
-    if found is None or holds_key(redacted):  # written in a form that is recognised only as a whole
-        return Envelope("refused", "[redacted]: the vendor quoted its key", None)
+    if found is None or holds_key(redacted):  # in a form that cannot be replaced alone
+        code = "refused" if holds_key(envelope.code.encode(errors="replace")) else envelope.code
+        return Envelope(code, "[redacted]", None)
     return found
 
 

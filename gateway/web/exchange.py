@@ -89,7 +89,7 @@ class ClientNames:
         `forwarded` is the value of X-Forwarded-For. It is read from its end, because each proxy appends the address of
         its peer, and what was there before is as trustworthy as that peer. What is not an address ends it.
         """
-        address = _address(peer)
+        address = _address(peer.partition("%")[0])  # the zone of a link-local peer is one of this machine
         client = peer
         for hop in reversed(forwarded.split(",")):
             if address is None or not self._trusts(address):

@@ -9,6 +9,7 @@ import pytest
 from multidict import CIMultiDict
 
 from gateway.core.errors import (
+    Envelope,
     UpstreamBroken,
     UpstreamError,
     UpstreamFailed,
@@ -106,6 +107,15 @@ def test_an_envelope_that_quotes_the_key_loses_nothing_but_the_key(status: int, 
     assert [value[1] for value in error["details"].values()] == [7]
     assert not KEYS.stands_in(found)
     assert b"s3c" not in found
+
+
+def test_a_code_is_kept_where_the_key_cannot_be_replaced_alone() -> None:
+    with pytest.raises(UpstreamRefusal) as caught:
+        read_answer(
+            422, CIMultiDict(), b'{"error":{"code":"c","message":"s3cret","details":["s3cret"]}}',
+            aoi_id="a1", now=NOW, holds_key=KEYS.stands_in, redact=lambda data: data,
+        )  # fmt: skip
+    assert caught.value.envelope == Envelope("c", "[redacted]", None)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,10 @@ def test_the_client_is_the_last_address_that_is_not_a_trusted_proxy(lines: tuple
     assert names.behind("192.0.2.99", ",".join(lines)) == "192.0.2.99"
 
 
+def test_a_link_local_proxy_is_trusted_whatever_its_zone() -> None:
+    assert ClientNames(["fe80::/10"]).behind("fe80::1%eth0", "203.0.113.7") == "203.0.113.7"
+
+
 async def test_a_trusted_proxy_names_the_client_in_the_log_only(vendor: MockVendor) -> None:
     flags = {"upstream.base_url": vendor.url, "server.trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"]}
     async with playing(flags) as play:
