@@ -6,7 +6,7 @@ import asyncio
 
 # How long input is read and discarded before a connection is closed: since the last byte came or left, and in total.
 _IDLE_SECONDS = 2.0
-_TOTAL_SECONDS = 30.0
+_TOTAL_SECONDS = 10.0
 
 
 class LingeringClose:
