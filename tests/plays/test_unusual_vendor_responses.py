@@ -102,6 +102,7 @@ REJECTED = {
     "junk": (coded(PACKED + b"junk", "gzip"), "upstream_invalid"),
     "junk-after-padding": (coded(PACKED + bytes(9) + b"junk", "gzip"), "upstream_invalid"),
     "member-after-padding": (coded(PACKED + bytes(9) + PACKED, "gzip"), "upstream_invalid"),
+    "member-after-much-padding": (coded(PACKED + bytes(200_000) + PACKED, "gzip"), "upstream_invalid"),
     "junk-after-deflate": (coded(deflated(GOOD, 15) + b"junk", "deflate"), "upstream_invalid"),
     "second-cut": (coded(gzip.compress(GOOD[:700]) + gzip.compress(GOOD[700:])[:-9], "gzip"), "upstream_invalid"),
     "second-head-cut": (coded(PACKED + b"\x1f", "gzip"), "upstream_invalid"),
@@ -205,7 +206,9 @@ async def test_pages_with_lone_surrogates_are_served_stored_and_cut_into_windows
         await aftermath(play, vendor)
 
 
-@pytest.mark.parametrize(("second", "same"), [(r"\ud83d", True), (r"\uD83D", True), (r"\ud83e", False)])
+@pytest.mark.parametrize(
+    ("second", "same"), [(r"\ud83d", True), (r"\uD83D", True), (r"\ud83e", False), (r"\ud93d", False)]
+)
 async def test_lone_surrogates_in_ids_tell_assets_apart(second: str, same: bool) -> None:
     bodies = iter((odd_page(r"\ud83d", "b"), odd_page(second, "b")))
 
