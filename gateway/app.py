@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from gateway.backing import Backing, in_memory
 from gateway.cache import Cache
 from gateway.clock import Clock, SystemClock
-from gateway.core.facts import KeyLoaded, LoopLag, RequestServed
+from gateway.core.facts import KeyLoaded, LogDropped, LoopLag, RequestServed
 from gateway.core.hosts import is_loopback
 from gateway.core.limits import Limits
 from gateway.core.query import QueryRules, key_scope
@@ -32,7 +32,7 @@ from gateway.settings import NO_FILE, Settings
 from gateway.status import Status
 from gateway.stretches import Stretches
 from gateway.subscribers import Subscribers
-from gateway.tls import server_tls
+from gateway.tls import ListenerTls, listener_tls
 from gateway.upstream import Upstream
 from gateway.web.access_log import AccessLog
 from gateway.web.admin import Admin
@@ -63,7 +63,7 @@ class Sockets(NamedTuple):
 
 
 class Gateway:
-    """One gateway process. `start`, then `stop`; it cannot be started twice."""
+    """One gateway process. `start`, then `stop`; it cannot be started twice. Raises CertificateError."""
 
     def __init__(
         self,
@@ -75,11 +75,14 @@ class Gateway:
         source: str = NO_FILE,
         example_aoi: str | None = None,
         peers: Peers | None = None,
+        tls: ListenerTls | None = None,
         clock: Clock | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._settings = settings
         self._keys = keys
+        share = _REPLAYS_SHARE * settings.server.replay
+        self._memory_for_pages = int(settings.cache.memory_max_bytes * (1 - share))
         self._peers = peers
         self._clock = clock = clock or SystemClock()
         self._metrics = Metrics(CollectorRegistry(), settings.teams)
@@ -91,7 +94,8 @@ class Gateway:
         self._access_log = AccessLog(writer, log_form, clock) if settings.log.access else None
         if self._access_log is not None:
             self._subscribers.subscribe({RequestServed: self._access_log.served})
-        writer.subscribe(self._observe)
+        self._writer = writer
+        self._tls = tls or listener_tls(settings.server)
         self._lifecycle = Lifecycle()
         self._scope = key_scope(settings.upstream.base_url, settings.upstream.account)
         self._backing = backing = self._build_backing()
@@ -111,24 +115,25 @@ class Gateway:
         if peers is not None:
             peers.take_part(
                 numbers=self._gathering.numbers, snapshot=self._gathering.snapshot, purge=backing.purge_here,
+                lines_lost=self._count_lost_lines,
             )  # fmt: skip
         self._status_pages = StatusPages(self._gathering.status, gethostname(), clock)
         self._client_router, self._ops_router = self._build_routers(example_aoi)
         self.reloads = Reloads(
             settings, source, authenticators=self._authenticators, budgets=self._budgets, replays=self._replays,
-            errands=self._errands, keys=keys, clock=clock, observe=self._observe,
+            errands=self._errands, keys=keys, tls=self._tls, clock=clock, observe=self._observe,
         )  # fmt: skip
         self._listeners: list[Listener] = []
         self._parts = Parts(clock)
         self._observe(KeyLoaded(clock.now()))
 
     async def start(self, sockets: Sockets) -> None:
-        """Serve on the sockets. Raises OSError or ssl.SSLError when a certificate cannot be used."""
+        """Serve on the sockets. Raises OSError or ssl.SSLError when `upstream.ca_file` cannot be used."""
         await self._upstream.open()
-        tls = server_tls(self._settings.server)
         # The whole of a request's vendor time, and as much again for a slow reader of its answer.
         longest = self._settings.upstream.deadline + 15.0
         connections = self._settings.server.max_connections
+        tls = None if self._tls is None else self._tls.context
         self._listeners.append(
             Listener(self._client_router, sockets.client, tls, connections, longest, replays=self._replays)
         )
@@ -138,7 +143,7 @@ class Gateway:
             self._parts.run("word of other replicas", self._backing.listening)
         self._parts.run("the loop's lag", self._measure_lag)
         self._parts.run("telling of replays", self._replays.run)
-        self.reloads.follow_key_files()
+        self.reloads.follow_files()
         for listener in self._listeners:
             await listener.start()
         self._lifecycle.state = "ready"
@@ -160,6 +165,7 @@ class Gateway:
             await asyncio.sleep(self._settings.server.drain)
         last = self._lifecycle.state == "draining"
         self._status_pages.close()
+        self._upstream.give_up_look_ups()
         await asyncio.gather(*(listener.stop(patient=drain, last=last) for listener in self._listeners))
         await self._parts.close()
         await self.reloads.close()
@@ -169,15 +175,14 @@ class Gateway:
         await self._store.close()
 
     def _tell(self) -> None:
-        """Have that told which is not told with every request."""
+        """Flush counters that are aggregated between scrapes."""
+        self._count_lost_lines(self._writer.take_dropped())
         self._replays.tell()
         self._backing.tell()
 
-    @property
-    def _memory_for_pages(self) -> int:
-        """What remembers requests has its share of it."""
-        settings = self._settings
-        return int(settings.cache.memory_max_bytes * (1 - _REPLAYS_SHARE * settings.server.replay))
+    def _count_lost_lines(self, lines: int) -> None:
+        if lines:
+            self._observe(LogDropped(lines))
 
     def _fixed(self) -> State:
         """What the status page tells that stays as it is."""

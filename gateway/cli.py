@@ -17,6 +17,7 @@ from typing import Any
 from gateway import __version__
 from gateway.argument_types import aoi, count, gateway_url, number, port, rate, team_name
 from gateway.settings import ConfigurationError, Loaded, load, read_secret, schema_text
+from gateway.startup import complain
 
 FINE, FAILED, USAGE, CONFIGURATION, UNREACHABLE = 0, 1, 2, 3, 4
 
@@ -31,14 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.run(arguments)
     except _BadUsage as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return USAGE
     except ConfigurationError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return CONFIGURATION
-    except BrokenPipeError:  # `pixxel-gateway schema | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     except KeyboardInterrupt:
         return FAILED
     return code
@@ -135,10 +133,9 @@ def _purge(arguments: argparse.Namespace) -> int:
 
 
 def _warm(arguments: argparse.Namespace) -> int:
-    import asyncio  # noqa: PLC0415 - as above
-
     from gateway.caller import NotReached, client_listener, own_tls  # noqa: PLC0415 - as above
     from gateway.clock import SystemClock  # noqa: PLC0415 - as above
+    from gateway.loop import run  # noqa: PLC0415 - as above
     from gateway.progress import printable, shown  # noqa: PLC0415 - as above
     from gateway.warm import warm  # noqa: PLC0415 - as above
 
@@ -149,7 +146,7 @@ def _warm(arguments: argparse.Namespace) -> int:
     settings = _load(arguments).settings
     try:
         with shown(sys.stderr) as watch:
-            tally = asyncio.run(
+            tally = run(
                 warm(
                     arguments.url or client_listener(settings.server),
                     aoi_ids,

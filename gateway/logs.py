@@ -7,18 +7,20 @@ and the last look for the vendor key in each. What is worth a line is `journal` 
 from __future__ import annotations
 
 import logging
+import select
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import msgspec
 
-from gateway.core.facts import LogDropped, Observe
+from gateway.core.line_buffer import LineBuffer
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-# With a reader that is stuck, so many lines are held back; later ones are dropped and counted.
+# While the output blocks, this many lines wait; later ones are dropped and counted.
 _LINES = 10_000
 _CLOSE_SECONDS = 1.0
 _LOOK_SECONDS = 0.05
@@ -32,52 +34,93 @@ class Lines(Protocol):
         ...
 
 
+class Output(Protocol):
+    """An unbuffered stream (`io.RawIOBase`)."""
+
+    def write(self, data: bytearray, /) -> int | None:
+        """Write what the stream takes now: the number of bytes, or None if it is non-blocking and takes nothing."""
+        ...
+
+    def fileno(self) -> int:
+        """Return the file descriptor."""
+        ...
+
+
+def standard_output() -> Output:
+    """Return standard output without Python's buffer, which would cut a line when a pipe is full."""
+    stream = sys.stdout.buffer
+    return cast("Output", getattr(stream, "raw", stream))
+
+
 class LineWriter:
-    """Writes lines to a stream from a thread of its own; `withhold` takes secrets out of what is written.
+    """Writes lines to an unbuffered stream from its own thread; `withhold` takes secrets out of what is written.
 
     The thread looks for lines a few times a second and writes all of them at once. Waking it for each would cost the
     event loop more than writing does.
+
+    Lines wait while the stream blocks, or would block. They are dropped when too many wait, and when writing fails: the
+    disk is full, the reader has gone, the descriptor is closed. Only whole lines are dropped, and each is counted.
     """
 
-    def __init__(self, stream: BinaryIO, withhold: Callable[[bytes], bytes]) -> None:
-        self._stream = stream
+    def __init__(self, output: Output, withhold: Callable[[bytes], bytes]) -> None:
+        self._output = output
         self._withhold = withhold
         self._lines: deque[bytes] = deque()
-        self._observe: Observe | None = None
+        self._unwritten = LineBuffer()
+        self._dropped = 0
+        self._counting = threading.Lock()
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._drain, name="log", daemon=True)
+        self._abandoned = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
-    def subscribe(self, observe: Observe) -> None:
-        """Tell `observe` of lines that are dropped from now on."""
-        self._observe = observe
+    def take_dropped(self) -> int:
+        """Return how many lines were dropped since the last call."""
+        with self._counting:
+            dropped, self._dropped = self._dropped, 0
+        return dropped
 
     def write(self, line: bytes) -> None:
-        """Write a line, which comes without its end; drop it when the reader is far behind. Never waits."""
+        """Write a line, given without its line feed; drop it if too many wait. Never waits."""
         if len(self._lines) < _LINES:
             self._lines.append(line)
-        elif self._observe is not None:
-            self._observe(LogDropped(1))
+        else:
+            self._drop(1)
 
     def close(self) -> None:
-        """Write what is left, for at most a second: if nobody reads, the thread ends with the process."""
+        """Write what is left, for at most a second: if the output blocks, the thread ends with the process."""
         self._closing.set()
         self._thread.join(_CLOSE_SECONDS)
+        self._abandoned.set()
 
-    def _drain(self) -> None:
+    def _drop(self, lines: int) -> None:
+        with self._counting:
+            self._dropped += lines
+
+    def _run(self) -> None:
         while not self._closing.wait(_LOOK_SECONDS):
             self._write_all()
         self._write_all()
 
     def _write_all(self) -> None:
-        if not self._lines:
-            return
-        lines = [self._lines.popleft() for _ in range(len(self._lines))]
-        try:
-            self._stream.write(self._withhold(b"\n".join(lines) + b"\n"))
-            self._stream.flush()
-        except (OSError, ValueError):
-            pass  # the reader is gone; requests matter more than lines
+        while not self._abandoned.is_set():
+            if not self._unwritten:
+                if not (lines := self._waiting()):
+                    return
+                self._unwritten.add(self._withhold(b"\n".join(lines) + b"\n"))
+            try:
+                written = self._output.write(self._unwritten.data)
+            except (OSError, ValueError):
+                self._drop(self._unwritten.drop() + len(self._waiting()))
+                return
+            if written is None:
+                select.select([], [self._output.fileno()], [], _LOOK_SECONDS)
+            else:
+                self._unwritten.written(written)
+
+    def _waiting(self) -> list[bytes]:
+        """Remove and return the lines that wait."""
+        return [self._lines.popleft() for _ in range(len(self._lines))]
 
 
 class _Handler(logging.Handler):

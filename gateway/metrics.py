@@ -288,6 +288,6 @@ class Metrics:
 
     def _count_process(self) -> None:
         lag = self._histogram("gateway_event_loop_lag_seconds", "How late the event loop was for a timer", _LAG_BUCKETS)
-        dropped = self._counter("gateway_log_dropped_total", "Log lines dropped because nobody read them")
+        dropped = self._counter("gateway_log_dropped_total", "Log lines dropped because the output blocked or failed")
         self.handlers[facts.LoopLag] = lambda fact: lag.observe(fact.seconds)
         self.handlers[facts.LogDropped] = lambda fact: dropped.inc(fact.lines)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
+from contextlib import suppress
+from typing import Any
 
 from gateway.app import Sockets
 from gateway.caller import reachable_host
@@ -36,13 +39,31 @@ def bind_all(settings: Settings) -> Sockets:
 def _bind(host: str, port: int, mend: str) -> socket.socket:
     """A listening socket. Raises PortTakenError, whatever the reason: the words fit all of them."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        family, address = _look_up(host, port)
         dual = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server(address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
     except (OSError, OverflowError):
         raise PortTakenError(host, port, mend) from None
+
+
+def _look_up(host: str, port: int) -> tuple[int, Any]:
+    """Return the address family and the address to listen on. Raises OSError.
+
+    The look-up runs in a thread: while it waits for DNS, no signal handler could run in the main thread.
+    """
+    found: list[Any] = []
+
+    def run() -> None:
+        with suppress(OSError, OverflowError, UnicodeError):
+            found.append(socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0])
+
+    thread = threading.Thread(target=run, name="look-up", daemon=True)
+    thread.start()
+    thread.join()
+    if not found:
+        raise OSError(f"{host} cannot be looked up")
+    family, _, _, _, address = found[0]
+    return family, address
 
 
 def url_of(settings: Settings, sock: socket.socket) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ssl
 
-from gateway.settings import Settings
-from gateway.tls import server_tls
+from gateway.settings import ConfigurationError, Fault, Loaded, Settings
+from gateway.tls import CertificateError, files_of, load_certificate
 from gateway.upstream_tls import upstream_tls
 
 
@@ -20,16 +20,26 @@ def unusable(settings: Settings) -> list[str]:
             connect(settings.cache_url.get_secret_value(), settings.cache.redis_timeout)
         except BadStoreUrl as error:
             found.append(f"cache.url: {error}")
-    try:
-        server_tls(settings.server)
-    except (ssl.SSLError, OSError) as error:
-        found.append(f"server.tls_cert_file: cannot be used with tls_key_file: {_reason(error)}")
+    if (files := files_of(settings.server)) is not None:
+        try:
+            load_certificate(files)
+        except CertificateError as error:
+            found.append(f"server.tls_cert_file: cannot be used with tls_key_file: {error}")
     try:
         if settings.upstream.ca_file is not None:
             upstream_tls(settings.upstream.ca_file)
     except (ssl.SSLError, OSError) as error:
         found.append(f"upstream.ca_file: cannot be used: {_reason(error)}")
     return found
+
+
+def checked(loaded: Loaded) -> Loaded:
+    """Return what was loaded. Raises ConfigurationError when `unusable` finds anything."""
+    if found := unusable(loaded.settings):
+        raise ConfigurationError(
+            [Fault(loaded.source, path, what) for path, _, what in (fault.partition(": ") for fault in found)]
+        )
+    return loaded
 
 
 def _reason(error: OSError) -> str:

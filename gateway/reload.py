@@ -1,7 +1,8 @@
 """Another configuration while the gateway runs: what it changes at once, and what it cannot.
 
-All or nothing: a configuration that cannot be used changes nothing. Teams, their budgets, lifetimes and vendor keys are
-taken over without a connection being dropped; everything else was built into sockets, stores and clients at the start.
+All or nothing: a configuration that cannot be used changes nothing. Teams, their budgets, lifetimes, vendor keys and
+the certificate of the listener are taken over without a connection being dropped; everything else was built into
+sockets, stores and clients at the start.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from gateway.errands import Errands
 from gateway.key_files import follow, renew
 from gateway.keys import KeyRing, Slot
 from gateway.settings import ConfigurationError, Loaded, Settings, digest, read_secret
+from gateway.tls import Certificate, CertificateError, ListenerTls, files_of, load_certificate
 from gateway.web.auth import Authenticator
 from gateway.web.replay import Replays
 
 # What a reload takes over; of anything else that has changed it says that a restart is needed.
-_AT_ONCE = ("teams.", "cache.lifetimes.", "upstream.api_key", "upstream.previous_api_key")
+_AT_ONCE = ("teams.", "cache.lifetimes.", "upstream.api_key", "upstream.previous_api_key", "server.tls_")
 # As much of what is wrong with a configuration as is told later; the log has all of it.
 _LONGEST_REASON = 2000
 
@@ -46,6 +48,7 @@ class Reloads:
         budgets: Budgets,
         errands: Errands,
         keys: KeyRing,
+        tls: ListenerTls | None,
         clock: Clock,
         observe: Observe,
     ) -> None:
@@ -55,6 +58,7 @@ class Reloads:
         self._budgets = budgets
         self._errands = errands
         self._keys = keys
+        self._tls = tls
         self._clock = clock
         self._observe = observe
         self._following: list[asyncio.Task[None]] = []
@@ -65,16 +69,20 @@ class Reloads:
         """Which configuration is live."""
         return self._configuration
 
-    def follow_key_files(self) -> None:
-        """Follow the key files of the configuration, and no others."""
+    def follow_files(self) -> None:
+        """Follow the key files and the certificate of the configuration, and no others."""
         for task in self._following:
             task.cancel()
         self._following = [asyncio.create_task(self._follow(path, slot)) for slot, path in self._key_files()]
+        if self._tls is not None:
+            self._following.append(asyncio.create_task(self._tls.follow(self._clock)))
 
-    def renew_keys(self) -> None:
-        """Read the key files now: it may be long since the configuration was."""
+    def renew_files(self) -> None:
+        """Read the key files and the certificate now: it may be long since the configuration was."""
         for slot, path in self._key_files():
             renew(path, slot, self._keys, read=read_secret)
+        if self._tls is not None:
+            self._tls.renew()
 
     def _key_files(self) -> Iterator[tuple[Slot, str]]:
         options = self._settings.upstream
@@ -88,16 +96,26 @@ class Reloads:
         await asyncio.gather(*self._following, return_exceptions=True)
 
     def reload(self, load: Callable[[], Loaded]) -> None:
-        """Take over what `load` gives; if it raises ConfigurationError, tell of it and change nothing."""
+        """Take over what `load` returns. A configuration or a certificate that cannot be used changes nothing."""
         try:
             loaded = load()
+            certificate = load_certificate_for(loaded.settings, self._tls)
         except ConfigurationError as error:
             self._refused(str(error))
             return
-        settings = loaded.settings
-        if settings.auth_mode != self._settings.auth_mode:
+        except CertificateError as error:
+            self._refused(f"server.tls_cert_file: cannot be used with tls_key_file: {error}")
+            return
+        if loaded.settings.auth_mode != self._settings.auth_mode:
             self._refused("auth.mode is fixed at start: whether tokens are asked for takes a restart")
             return
+        if certificate is not None and self._tls is not None:
+            self._tls.adopt(certificate)
+        self.take_over(loaded)
+
+    def take_over(self, loaded: Loaded) -> None:
+        """Take over a configuration that was found usable, but for the certificate."""
+        settings = loaded.settings
         later = sorted(_differences(self._settings, settings))
         self._settings = settings
         self._take_over(settings)
@@ -130,10 +148,19 @@ class Reloads:
             self._keys.replace("previous", previous.get_secret_value())
         elif settings.upstream.previous_api_key_file is None:  # a file that is empty says nothing
             self._keys.forget_previous()
-        self.follow_key_files()
+        self.follow_files()
 
     def _follow(self, path: str, slot: Slot) -> Coroutine[Any, Any, None]:
         return follow(path, slot, self._keys, read=read_secret, clock=self._clock, observe=self._observe)
+
+
+def load_certificate_for(settings: Settings, tls: ListenerTls | None) -> Certificate | None:
+    """Load the certificate that a reload adopts; None where TLS is off now or then, which only a restart changes.
+
+    Raises CertificateError when it cannot be used.
+    """
+    files = files_of(settings.server)
+    return None if tls is None or files is None else load_certificate(files)
 
 
 def _differences(old: Settings, new: Settings) -> Iterator[str]:
@@ -142,6 +169,8 @@ def _differences(old: Settings, new: Settings) -> Iterator[str]:
     for path in before.keys() | after.keys():
         if before.get(path) != after.get(path) and not path.startswith(_AT_ONCE):
             yield path
+    if (files_of(old.server) is None) != (files_of(new.server) is None):
+        yield "server.tls_cert_file"
     if old.cache_url != new.cache_url and old.cache.url == new.cache.url:
         yield "cache.url_file"
 

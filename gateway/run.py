@@ -15,37 +15,48 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from types import FrameType
+from functools import partial
 from typing import Any
 
+from gateway import startup
 from gateway.app import Gateway, Sockets
 from gateway.keys import KeyRing
 from gateway.last_words import keep_secrets
-from gateway.logs import LineWriter, chosen_format, configure
+from gateway.logs import LineWriter, chosen_format, configure, standard_output
+from gateway.loop import run as run_to_end
 from gateway.mock_vendor import MockVendor
 from gateway.ports import PortTakenError, bind_all, url_of
-from gateway.preflight import unusable
+from gateway.preflight import checked
+from gateway.reload import load_certificate_for
 from gateway.settings import ConfigurationError, Loaded, Settings, load
+from gateway.signals import handle_signals, ignore_hangup
+from gateway.startup import complain
+from gateway.tls import CertificateError, ListenerTls, listener_tls
 from gateway.workers.funnel import Funnel
 from gateway.workers.peers import Peers
 from gateway.workers.supervisor import Supervisor
 
-FINE, FAILED, CONFIGURATION = 0, 1, 3
+FINE, FAILED = 0, 1
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 _log = logging.getLogger("gateway")
 
 
 def serve(loaded: Loaded, again: Callable[[], Loaded]) -> int:
-    """Run the gateway until SIGTERM or SIGINT; at SIGHUP it goes by what `again` loads."""
+    """Run the gateway until SIGTERM or SIGINT; SIGHUP makes it take over what `again` loads."""
+    startup.catch_signals()
     try:
         sockets = bind_all(loaded.settings)
     except PortTakenError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return FAILED
+
+    def reloaded() -> Loaded:
+        return checked(again())
+
     if loaded.settings.server.workers > 1 and hasattr(os, "fork"):
-        return _supervise(loaded, sockets, again)
-    return _run(_serve(loaded, sockets, again))
+        return _supervise(loaded, sockets, reloaded)
+    return _run(_serve(loaded, sockets, reloaded))
 
 
 def demo(environ: Mapping[str, str], *, port: int | None) -> int:
@@ -59,7 +70,6 @@ def mock_vendor(host: str, port: int, *, key: str | None, aois: int, seed: int) 
 
 
 async def _serve(loaded: Loaded, sockets: Sockets, again: Callable[[], Loaded]) -> int:
-    stop = _on_signals(*_ENDING)
     settings = loaded.settings
     keys, writer, form = _prepare(settings)
     try:
@@ -67,13 +77,10 @@ async def _serve(loaded: Loaded, sockets: Sockets, again: Callable[[], Loaded]) 
             _log.warning(warning)
         if settings.server.workers > 1:
             _log.warning("server.workers has no effect here: on Windows one process serves")
-        if found := unusable(settings):
-            print("\n".join(f"{loaded.source}: {fault}" for fault in found), file=sys.stderr)
-            return CONFIGURATION
+        checked(loaded)
         gateway = Gateway(settings, keys, writer, form, source=loaded.source)
         await gateway.start(sockets)
-        if hasattr(signal, "SIGHUP"):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloads.reload, again)
+        stop = handle_signals(*_ENDING, hung_up=partial(gateway.reloads.reload, again))
         _log.info("listening", extra={"url": url_of(settings, sockets.client), "configuration": loaded.source})
         why = await stop
         _log.info("stopping", extra={"why": why.name})
@@ -89,26 +96,28 @@ def _supervise(loaded: Loaded, sockets: Sockets, again: Callable[[], Loaded]) ->
     """Run several workers, which share the sockets. Nothing here may begin a thread or a loop: see `Supervisor`."""
     settings = loaded.settings
     form = chosen_format(settings.log.format, terminal=sys.stdout.isatty())
+    checked(loaded)
     funnel = Funnel(sys.stdout.fileno(), key_ring(settings).withhold)
     configure(funnel, form, settings.log.level)
     for warning in loaded.warnings:
         _log.warning(warning)
-    if found := unusable(settings):
-        funnel.pour_all()
-        print("\n".join(f"{loaded.source}: {fault}" for fault in found), file=sys.stderr)
-        return CONFIGURATION
+    tls = listener_tls(settings.server)  # workers inherit it: the files may be unusable when one is replaced
     url, workers = url_of(settings, sockets.client), settings.server.workers
     latest: Loaded | None = None
 
     def work(channel: socket.socket) -> int:
-        return _run(_work(loaded, latest, sockets, form=form, channel=channel, again=again))
+        return _run(_work(loaded, latest, sockets, form=form, channel=channel, tls=tls, again=again))
 
     def reload() -> None:
         """Keep for workers that are started later what those that live take over now, or refuse and tell of."""
         nonlocal latest
-        with suppress(ConfigurationError):
+        with suppress(ConfigurationError, CertificateError):
             now = again()
-            latest = now if now.settings.auth_mode == settings.auth_mode else latest
+            certificate = load_certificate_for(now.settings, tls)
+            if now.settings.auth_mode == settings.auth_mode:
+                latest = now
+                if tls is not None and certificate is not None:
+                    tls.adopt(certificate)
 
     code = Supervisor(
         workers,
@@ -129,24 +138,24 @@ def _supervise(loaded: Loaded, sockets: Sockets, again: Callable[[], Loaded]) ->
 
 async def _work(
     loaded: Loaded, latest: Loaded | None, sockets: Sockets, *, form: Any, channel: socket.socket,
-    again: Callable[[], Loaded],
+    tls: ListenerTls | None, again: Callable[[], Loaded],
 ) -> int:  # fmt: skip
     """Serve as one worker of several, until told to end by the parent, by its death, or by a signal of its own.
 
-    `latest` is what the others have taken over since they were built from what was `loaded`.
+    `latest` is what the others have taken over since they were built from what was `loaded`. Signals are blocked until
+    the worker serves.
     """
-    stop = _on_signals(signal.SIGTERM)
     peers = Peers(channel)
     keys, writer, _ = _prepare(loaded.settings, form)
     try:
-        gateway = Gateway(loaded.settings, keys, writer, form, source=loaded.source, peers=peers)
+        gateway = Gateway(loaded.settings, keys, writer, form, source=loaded.source, peers=peers, tls=tls)
         if latest is not None:
-            gateway.reloads.reload(lambda: latest)
-        gateway.reloads.renew_keys()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloads.reload, again)
+            gateway.reloads.take_over(latest)
+        gateway.reloads.renew_files()
         await peers.open()
         talking = asyncio.create_task(peers.run())
         await gateway.start(sockets)
+        stop = handle_signals(signal.SIGTERM, hung_up=partial(gateway.reloads.reload, again))
         peers.started()
         first: list[asyncio.Future[Any]] = [stop, peers.ended]
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
@@ -161,7 +170,7 @@ async def _work(
 
 
 async def _demo(environ: Mapping[str, str], port: int | None) -> int:
-    stop = _on_signals(*_ENDING)
+    startup.catch_signals()
     vendor = MockVendor(key=secrets.token_urlsafe(24))
     vendor_url = await vendor.start()
     try:
@@ -179,13 +188,15 @@ async def _demo(environ: Mapping[str, str], port: int | None) -> int:
         try:
             sockets = bind_all(settings)
         except PortTakenError as error:
-            print(error, file=sys.stderr)
+            complain(error)
             return FAILED
         keys, writer, form = _prepare(settings)
         gateway = Gateway(settings, keys, writer, form, example_aoi=vendor.aoi_ids[0])
         try:
             await gateway.start(sockets)
-            print(_invitation(url_of(settings, sockets.client), vendor_url, vendor.aoi_ids[0]), flush=True)
+            stop = handle_signals(*_ENDING, hung_up=ignore_hangup)
+            invitation = _invitation(url_of(settings, sockets.client), vendor_url, vendor.aoi_ids[0])
+            writer.write(invitation.encode())  # which never waits for a reader, and never fails
             await stop
             await gateway.stop(drain=False)
         finally:
@@ -196,18 +207,20 @@ async def _demo(environ: Mapping[str, str], port: int | None) -> int:
 
 
 async def _mock_vendor(host: str, port: int, key: str | None, aois: int, seed: int) -> int:
-    stop = _on_signals(*_ENDING)
+    startup.catch_signals()
     vendor = MockVendor(key=key or secrets.token_urlsafe(24), aois=aois, seed=seed)
     try:
         url = await vendor.start(host, port)
     except OSError:
-        print(PortTakenError(host, port, "--port"), file=sys.stderr)
+        complain(PortTakenError(host, port, "--port"))
         return FAILED
     try:
-        print(f"Stand-in vendor: {url}" + ("" if key else f"\nIts key: {vendor.key}"))
+        stop = handle_signals(*_ENDING, hung_up=ignore_hangup)
         example = vendor.aoi_ids[0] if vendor.aoi_ids else "AOI_ID"
         shown = "$KEY" if key else vendor.key
-        print(f"Try: curl -i -H 'Authorization: {shown}' '{url}/v0/aois/{example}/assets'", flush=True)
+        told = f"Stand-in vendor: {url}\n" + ("" if key else f"Its key: {vendor.key}\n")
+        with suppress(OSError):
+            print(f"{told}Try: curl -i -H 'Authorization: {shown}' '{url}/v0/aois/{example}/assets'", flush=True)
         await stop
     finally:
         await vendor.stop()
@@ -220,7 +233,7 @@ def _invitation(gateway: str, vendor: str, aoi_id: str) -> str:
         f"  Stand-in vendor  {vendor}/    (it wants a key, which the gateway holds)\n\n"
         f"Try this twice, and compare Cache-Status:\n\n"
         f"  curl -i '{gateway}/v0/aois/{aoi_id}/assets?offset=0&limit=10'\n\n"
-        f"Ctrl-C ends both.\n"
+        f"Ctrl-C ends both."
     )
 
 
@@ -229,7 +242,7 @@ def _prepare(settings: Settings, form: Any = None) -> tuple[KeyRing, LineWriter,
     keys = key_ring(settings)
     keep_secrets(keys.withhold)
     form = form or chosen_format(settings.log.format, terminal=sys.stdout.isatty())
-    writer = LineWriter(sys.stdout.buffer, keys.withhold)
+    writer = LineWriter(standard_output(), keys.withhold)
     configure(writer, form, settings.log.level)
     return keys, writer, form
 
@@ -242,34 +255,12 @@ def key_ring(settings: Settings) -> KeyRing:
 
 
 def _run(main: Coroutine[Any, Any, int]) -> int:
-    """Run on uvloop, where there is one."""
+    """Run on uvloop, where there is one.
+
+    The loop is not closed: closing waits for DNS look-ups, which cannot be interrupted. The process ends next.
+    """
     if sys.platform == "win32":
-        return asyncio.run(main)
+        return run_to_end(main)
     from uvloop import new_event_loop  # noqa: PLC0415 - there is none on Windows
 
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(main)
-
-
-def _on_signals(*numbers: signal.Signals) -> asyncio.Future[signal.Signals]:
-    """A future that the first of these signals sets; a second one ends the process at once, as people expect."""
-    loop = asyncio.get_running_loop()
-    stop: asyncio.Future[signal.Signals] = loop.create_future()
-
-    def told(number: int, _: FrameType | None = None) -> None:
-        def set_once() -> None:
-            if stop.done():
-                sys.exit(128 + number)
-            stop.set_result(signal.Signals(number))
-
-        loop.call_soon_threadsafe(set_once)
-
-    for number in numbers:
-        try:
-            loop.add_signal_handler(number, told, number)
-        except NotImplementedError:  # Windows
-            signal.signal(number, told)
-    if hasattr(signal, "SIGHUP"):  # whose default would end the process
-        loop.add_signal_handler(signal.SIGHUP, _log.warning, "nothing to read anew yet")
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP, *numbers))  # a worker's have waited for this
-    return stop
+    return asyncio.Runner(loop_factory=new_event_loop).run(main)

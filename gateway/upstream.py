@@ -45,6 +45,7 @@ from gateway.core.retry import RETRYABLE_STATUS, RetryBudget, backoff
 from gateway.core.vendor_answer import read_answer, wished_pause
 from gateway.gate import Gate
 from gateway.keys import KeyRing, VendorKey
+from gateway.resolver import Resolver
 from gateway.sending import MAX_HEADERS, MAX_LINE_BYTES, NoConnection, NoTls, send_once, unreachable
 from gateway.upstream_tls import upstream_tls
 
@@ -52,11 +53,11 @@ from gateway.upstream_tls import upstream_tls
 _NOT_ASKED = (UpstreamCircuitOpen, UpstreamOverloaded, UpstreamRateLimited, UpstreamRefusedKey)
 
 
-def client_session(options: UpstreamOptions) -> aiohttp.ClientSession:
+def client_session(options: UpstreamOptions, resolver: Resolver) -> aiohttp.ClientSession:
     """A session to talk to the vendor with. Raises OSError or ssl.SSLError when `upstream.ca_file` cannot be read."""
     tls = upstream_tls(options.ca_file)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True, resolver=aiohttp.ThreadedResolver(), ssl=tls),
+        connector=aiohttp.TCPConnector(limit=0, force_close=True, resolver=resolver, ssl=tls),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,
@@ -101,15 +102,22 @@ class Upstream:
         self._gate = gate
         self._proxy = None if options.proxy is None else options.proxy.get_secret_value()
         self._session: aiohttp.ClientSession | None = None
+        self._resolver: Resolver | None = None
 
     async def open(self) -> None:
         """Make the client session. Raises OSError or ssl.SSLError when `upstream.ca_file` cannot be read."""
-        self._session = client_session(self._options)
+        self._resolver = Resolver()
+        self._session = client_session(self._options, self._resolver)
 
     async def close(self) -> None:
         """Close what is open."""
         if self._session is not None:
             await self._session.close()
+
+    def give_up_look_ups(self) -> None:
+        """End DNS look-ups that hang: the requests that wait for them must not delay the end of the gateway."""
+        if self._resolver is not None:
+            self._resolver.give_up_soon()
 
     def check(self, query: AssetsQuery) -> None:
         """Raise the UpstreamError that is certain to come of a fetch now, because the vendor may not be asked."""

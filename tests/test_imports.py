@@ -13,14 +13,19 @@ PACKAGE = Path(__file__).parents[1] / "gateway"
 
 # What each room may import of the others. Only `run` and `app` see everything below the command line.
 ALLOWED: dict[str, set[str]] = {
-    "__main__": {"cli"},
+    "__main__": {"cli", "startup"},
+    "startup": set(),
+    "signals": {"startup"},
+    "loop": set(),
+    "resolver": set(),
     "cli": {"run", "preflight", "settings", "core", "tokens", "caller", "web", "warm", "progress", "clock"}
-    | {"argument_types", "doctor"},
-    "doctor": {"run", "settings", "upstream", "upstream_tls", "bodies", "stores", "web", "caller", "keys", "ports"}
-    | {"clock", "core"},
+    | {"argument_types", "doctor", "startup", "loop"},
+    "doctor": {"run", "settings", "upstream", "upstream_tls", "bodies", "stores", "web", "caller", "keys", "ports", "clock", "core"}
+    | {"loop", "resolver"},
     "parts": {"clock"},
     "preflight": {"settings", "tls", "upstream_tls", "stores"},
-    "run": {"preflight", "app", "settings", "mock_vendor", "logs", "last_words", "keys", "ports", "workers"},
+    "run": {"preflight", "app", "settings", "mock_vendor", "logs", "last_words", "keys", "ports", "workers"}
+    | {"startup", "signals", "loop", "reload", "tls"},
     "ports": {"app", "settings", "caller"},
     "app": {"settings", "web", "backing", "redis_backing", "cache", "windows", "errands", "stretches", "upstream"}
     | {"metrics", "status", "gathering", "subscribers", "parts", "workers", "journal", "logs", "keys", "reload", "tls"}
@@ -35,11 +40,11 @@ ALLOWED: dict[str, set[str]] = {
     "windows": {"stores", "core", "clock"},
     "stores": {"core", "clock"},
     "flights": {"core", "clock"},
-    "upstream": {"bodies", "sending", "upstream_tls", "gate", "core", "clock", "keys"},
+    "upstream": {"bodies", "sending", "resolver", "upstream_tls", "gate", "core", "clock", "keys"},
     "bodies": {"core"},
     "sending": {"core"},
     "budgets": {"core", "clock"},
-    "reload": {"settings", "web", "budgets", "errands", "keys", "key_files", "clock", "core"},
+    "reload": {"settings", "web", "budgets", "errands", "keys", "key_files", "tls", "clock", "core"},
     "gate": {"places", "core", "clock"},
     "places": {"core"},
     "settings": {"core"},
@@ -48,10 +53,10 @@ ALLOWED: dict[str, set[str]] = {
     "subscribers": set(),
     "status": {"core", "clock"},
     "gathering": {"metrics", "status", "exposition", "workers", "core"},
-    "workers": {"exposition", "clock", "core"},
+    "workers": {"exposition", "startup", "clock", "core"},
     "journal": {"core", "clock"},
     "logs": {"core"},
-    "tls": {"core"},
+    "tls": {"clock", "core"},
     "upstream_tls": set(),
     "argument_types": {"core"},
     "caller": {"core"},
@@ -71,7 +76,7 @@ HOMES = {
     "redis": {"stores", "doctor"},
     "prometheus_client": {"metrics", "exposition", "app"},
     "jinja2": {"web"},
-    "aiohttp": {"bodies", "sending", "web", "upstream", "upstream_tls", "mock_vendor", "warm", "doctor"},
+    "aiohttp": {"bodies", "sending", "web", "upstream", "upstream_tls", "resolver", "mock_vendor", "warm", "doctor"},
     "rich": {"progress", "doctor"},
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -210,7 +210,7 @@ class LoopLag(NamedTuple):
 
 
 class LogDropped(NamedTuple):
-    """So many log lines were dropped because nobody read them."""
+    """This many log lines were dropped: the output blocked for too long, or could not be written."""
 
     lines: int
 

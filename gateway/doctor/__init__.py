@@ -16,6 +16,7 @@ from gateway.doctor import clocks, redis, vendor, way
 from gateway.doctor.findings import Finding, Sheet, exit_code, show
 from gateway.doctor.machine import examine_machine
 from gateway.keys import KeyRing
+from gateway.loop import run as run_to_end
 from gateway.run import key_ring
 from gateway.settings import Loaded, Settings
 
@@ -34,7 +35,7 @@ def run(loaded: Loaded, aoi_id: str | None) -> int:
     for warning in loaded.warnings:
         configuration.warn("configuration", warning, "")
     show(configuration.findings, sys.stdout)
-    found = asyncio.run(examine(loaded.settings, key_ring(loaded.settings), clock=SystemClock(), aoi_id=aoi_id))
+    found = run_to_end(examine(loaded.settings, key_ring(loaded.settings), clock=SystemClock(), aoi_id=aoi_id))
     show(found, sys.stdout)
     return exit_code(found)
 

@@ -22,6 +22,7 @@ from gateway.core.query import AssetsQuery
 from gateway.doctor.clocks import Reading, from_date
 from gateway.doctor.findings import Sheet
 from gateway.keys import KeyRing, VendorKey
+from gateway.resolver import Resolver
 from gateway.upstream import client_session, request_headers
 
 Scheme = Literal["raw", "bearer"]
@@ -66,7 +67,7 @@ class Inquiry:
         """Ask, and write down what was said."""
         current, *others = self._keys.in_order()
         scheme: Scheme = self._options.auth_scheme
-        async with client_session(self._options) as session:
+        async with client_session(self._options, Resolver()) as session:
             judged = await self._ask(session, current, scheme)
             if judged.verdict == "refused":
                 other: Scheme = "raw" if scheme == "bearer" else "bearer"

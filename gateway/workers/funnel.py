@@ -3,7 +3,9 @@
 Each worker writes into a pipe of its own, and the parent alone writes to standard output: two processes that write to
 one pipe have their lines mixed up as soon as a write is longer than PIPE_BUF (512 bytes on macOS). The parent never
 waits for the reader. It writes only what a pipe that is reported writable takes whole, and when it is behind it stops
-reading; the workers' pipes fill up then, and each worker drops its lines and counts them, as it does on its own.
+reading; the workers' pipes fill up then, and each worker drops its lines and counts them, as it does on its own. When
+writing fails (the disk is full, the reader has gone, standard output is closed), the parent drops whole lines and
+counts them; the supervisor passes the count to a worker, whose metrics include it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Callable
+
+from gateway.core.line_buffer import LineBuffer
 
 # Bytes that are held back for a slow reader.
 _MOST = 262_144
@@ -24,7 +28,9 @@ class Funnel:
     def __init__(self, out: int, withhold: Callable[[bytes], bytes]) -> None:
         self.out = out
         self._withhold = withhold
-        self._unwritten = bytearray()
+        self._unwritten = LineBuffer()
+        self._dropped = 0
+        self._failed = False  # at the last attempt; another one is made when there is more to write
         self._begun: dict[int, bytes] = {}
 
     @property
@@ -35,39 +41,52 @@ class Funnel:
     @property
     def waits(self) -> bool:
         """Whether there is something to write."""
-        return bool(self._unwritten)
+        return bool(self._unwritten) and not self._failed
 
     def write(self, line: bytes) -> None:
-        """Write a line of the parent's own, which comes without its end; drop it when the reader is far behind."""
+        """Write a line of the parent itself, given without its line feed; drop it when too much waits."""
         if self.has_room:
-            self._unwritten += self._withhold(line) + b"\n"
+            self._add(self._withhold(line) + b"\n")
+        else:
+            self._dropped += 1
+
+    def take_dropped(self) -> int:
+        """Return how many lines were dropped since the last call."""
+        dropped, self._dropped = self._dropped, 0
+        return dropped
 
     def read(self, pipe: int) -> bool:
         """Take in what a worker has written; whether there may be more."""
         data = os.read(pipe, _READ)
         whole, end, begun = (self._begun.pop(pipe, b"") + data).rpartition(b"\n")
-        self._unwritten += whole + end
+        self._add(whole + end)
         if begun:
             self._begun[pipe] = begun
         return bool(data)
 
     def gone(self, pipe: int) -> None:
-        """Take in the rest of what a worker that has ended had written; a line that it was killed over is dropped."""
+        """Take in the rest of what a worker that has ended had written; a line that it did not complete is dropped."""
         while self.read(pipe):
             pass
+        self._dropped += pipe in self._begun
         self._begun.pop(pipe, None)
         os.close(pipe)
 
     def pour(self) -> None:
         """Write as much as is taken without waiting. Call it when `out` is writable."""
         try:
-            del self._unwritten[: os.write(self.out, self._unwritten[:_SLICE])]
+            self._unwritten.written(os.write(self.out, self._unwritten.data[:_SLICE]))
         except BlockingIOError:
             pass
         except OSError:
-            self._unwritten.clear()  # the reader is gone; requests matter more than lines
+            self._failed = True
+            self._dropped += self._unwritten.drop()
+
+    def _add(self, lines: bytes) -> None:
+        self._unwritten.add(lines)
+        self._failed = False
 
     def pour_all(self, seconds: float = 1.0) -> None:
-        """Write everything, if somebody goes on reading; within `seconds` of nobody doing so it is given up."""
-        while self._unwritten and select.select([], [self.out], [], seconds)[1]:
+        """Write everything; give up when the output takes nothing for `seconds`, or when writing fails."""
+        while self.waits and select.select([], [self.out], [], seconds)[1]:
             self.pour()

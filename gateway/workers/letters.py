@@ -63,13 +63,19 @@ class Told(msgspec.Struct, array_like=True, tag=6, frozen=True):
     told: list[bytes]
 
 
+class LinesLost(msgspec.Struct, array_like=True, tag=9, frozen=True):
+    """To a worker: count this many dropped log lines, which the parent, having no metrics, could not write."""
+
+    lines: int
+
+
 class End(msgspec.Struct, array_like=True, tag=7, frozen=True):
     """To a worker: the whole group ends."""
 
     drain: bool
 
 
-Letter = Started | Numbers | Shown | Ask | Done | Do | Told | End
+Letter = Started | Numbers | Shown | Ask | Done | Do | Told | LinesLost | End
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[Letter] = msgspec.msgpack.Decoder(Letter)

@@ -13,7 +13,21 @@ from contextlib import suppress
 from typing import Literal
 
 from gateway.core.errors import StoreDown
-from gateway.workers.letters import Ask, Do, Done, End, Inbox, Letter, Matter, Numbers, Shown, Started, Told, sealed
+from gateway.workers.letters import (
+    Ask,
+    Do,
+    Done,
+    End,
+    Inbox,
+    Letter,
+    LinesLost,
+    Matter,
+    Numbers,
+    Shown,
+    Started,
+    Told,
+    sealed,
+)
 
 # Longer than the parent waits for the others (see `switchboard`).
 _NUMBERS_SECONDS = 0.5
@@ -43,6 +57,7 @@ class Peers:
         self._numbers: Callable[[], Awaitable[bytes]] = _nothing
         self._snapshot: Callable[[], bytes] = bytes
         self._purge: Callable[[str | None], None] = lambda _: None
+        self._lines_lost: Callable[[int], None] = lambda _: None
 
     def take_part(
         self,
@@ -50,14 +65,17 @@ class Peers:
         numbers: Callable[[], Awaitable[bytes]],
         snapshot: Callable[[], bytes],
         purge: Callable[[str | None], None],
+        lines_lost: Callable[[int], None],
     ) -> None:
-        """Say what others may ask of this worker, and how it is done.
+        """Register what the parent and the other workers may ask of this worker.
 
-        `numbers` are the metrics, `snapshot` the status page's figures; `purge` is of what this worker alone keeps.
+        `numbers` gives the metrics, `snapshot` the status page's figures; `purge` purges what this worker alone keeps;
+        `lines_lost` counts log lines that the parent could not write.
         """
         self._numbers = numbers
         self._snapshot = snapshot
         self._purge = purge
+        self._lines_lost = lines_lost
 
     async def open(self) -> None:
         """Begin to talk."""
@@ -142,6 +160,8 @@ class Peers:
                 self._send(Done(number))
             case Told(number) if number in self._asked and not self._asked[number].done():
                 self._asked[number].set_result(letter)
+            case LinesLost(lines):
+                self._lines_lost(lines)
             case End(drain) if not self.ended.done():
                 self.ended.set_result("drain" if drain else "now")
             case _:

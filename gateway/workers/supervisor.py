@@ -4,7 +4,9 @@ It has one thread, no event loop and no connection of its own, and stays so: onl
 one at the start, and a worker gets the sockets and the configuration, secrets included, without anything being written
 where others could read it.
 
-Signals: SIGTERM and SIGINT end the group, with and without a drain; a second one ends it at once. A worker ignores
+Signals: SIGTERM and SIGINT end the group, with and without a drain; a second one, or one that arrives before any worker
+serves, ends it at once. SIGHUP goes to all workers, as soon as the first one serves. A worker blocks SIGTERM and SIGHUP
+until it serves, so that neither is lost or kills it. It ignores
 SIGINT, which a terminal sends to everybody, and takes SIGTERM as meant for itself alone: it drains and is replaced.
 That a service manager sends SIGTERM to everybody does no harm, because a worker that goes alone keeps accepting for as
 long as one that goes with all.
@@ -19,20 +21,23 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 from gateway.clock import SystemClock
+from gateway.startup import take_hangup
 from gateway.workers.funnel import Funnel
+from gateway.workers.signal_pipe import SIGNALS, SignalPipe
 from gateway.workers.switchboard import Line, Switchboard
 
 # A worker that ends badly within this time of its start did so "at once"; the next one waits, longer each time.
 _YOUNG_SECONDS = 10.0
 _FIRST_DELAY, _LONGEST_DELAY = 1.0, 30.0
 _LOOK_SECONDS = 60.0
+# Before any worker serves, the group ends within a second.
+_FAREWELL_SECONDS = 0.3
 
 _log = logging.getLogger("gateway")
 
@@ -79,43 +84,27 @@ class Supervisor:
         self._proven = False  # one has come to serve
         self._complete = False  # and so have all of them
         self._code = 0
-        self._woken, self._waker = socket.socketpair()
+        self._hung_up = False
+        self._lines_lost = 0
+        self._wakeups = SignalPipe()
 
     def run(self) -> int:
         """Serve until a signal; an exit code. When the first worker cannot serve, its code is the group's."""
-        with self._told():
+        with self._wakeups.installed():
+            self._hung_up = take_hangup()
             # What is here now is shared by all workers as long as nobody writes to it, which collecting would do.
             gc.collect()
             gc.freeze()
             while self._ending is None or any(worker.pid for worker in self._workers):
                 self._start_due()
                 self._wait()
-                for number in self._signals():
+                self._look_for_started()
+                for number in self._wakeups.take():
                     self._take(number)
                 self._switchboard.expire()
                 self._bury()
-                self._look_for_started()
+                self._report_lost_lines()
         return self._code
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Signals wake the loop."""
-        for end in (self._woken, self._waker):
-            end.setblocking(False)
-        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-        before = {number: signal.signal(number, _noted) for number in _SIGNALS}
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(-1)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _signals(self) -> bytes:
-        try:
-            return self._woken.recv(4096)
-        except BlockingIOError:
-            return b""
 
     def _take(self, number: int) -> None:
         match number:
@@ -123,16 +112,34 @@ class Supervisor:
                 self._kill_all()
                 self._funnel.pour_all()
                 sys.exit(128 + number)
+            case signal.SIGTERM | signal.SIGINT if not self._proven:
+                self._kill_all()
+                _log.info("stopped before any worker was ready", extra={"why": signal.Signals(number).name})
+                self._funnel.pour_all(_FAREWELL_SECONDS)
+                sys.exit(0)
             case signal.SIGTERM | signal.SIGINT:
                 _log.info("stopping", extra={"why": signal.Signals(number).name})
                 self._end(drain=number == signal.SIGTERM)
             case signal.SIGHUP:
-                self._when_hung_up()
-                for worker in self._workers:
-                    if worker.pid:
-                        os.kill(worker.pid, signal.SIGHUP)
+                self._hung_up = True
+                self._reload()
             case _:
                 pass
+
+    def _reload(self) -> None:
+        """Pass SIGHUP on once a worker serves. Those that start later have the new configuration from the beginning."""
+        if not self._hung_up or not self._proven:
+            return
+        self._hung_up = False
+        self._when_hung_up()
+        for worker in self._workers:
+            if worker.pid:
+                os.kill(worker.pid, signal.SIGHUP)
+
+    def _report_lost_lines(self) -> None:
+        self._lines_lost += self._funnel.take_dropped()
+        if self._lines_lost and self._switchboard.count_lost_lines(self._lines_lost):
+            self._lines_lost = 0
 
     def _end(self, *, drain: bool) -> None:
         self._ending = self._clock.monotonic() + self._longest
@@ -161,7 +168,7 @@ class Supervisor:
         reading, writing = os.pipe()
         sys.stdout.flush()
         # Until the worker has handlers of its own, a signal must wait: ours would tell the parent of it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             pid = os.fork()
             if pid == 0:
@@ -175,7 +182,7 @@ class Supervisor:
             self._put_off(worker)
             _log.warning("a worker cannot be started", extra={"why": error.strerror})
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             theirs.close()
             os.close(writing)
 
@@ -183,16 +190,14 @@ class Supervisor:
         """Leave the parent's life behind, work, and end; never returns."""
         code: object = 1
         try:
-            signal.set_wakeup_fd(-1)
-            for number in _SIGNALS:
+            for number in SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGCHLD))  # the others wait for handlers
             os.dup2(out, sys.stdout.fileno())
             # A worker that held the parent's ends would keep its siblings from seeing that the parent is gone.
             self._switchboard.close()
-            for end in (self._woken, self._waker):
-                end.close()
+            self._wakeups.close()
             for descriptor in (out, *(worker.pipe for worker in self._workers)):
                 if descriptor >= 0:
                     os.close(descriptor)
@@ -211,7 +216,7 @@ class Supervisor:
         lines = [worker.line for worker in self._workers if worker.line is not None and worker.line.open]
         pipes = [worker.pipe for worker in self._workers if worker.pid and worker.pipe >= 0]
         funnel = self._funnel
-        to_read: list[Any] = [self._woken, *(line.sock for line in lines), *(pipes if funnel.has_room else ())]
+        to_read: list[Any] = [self._wakeups, *(line.sock for line in lines), *(pipes if funnel.has_room else ())]
         to_write: list[Any] = [line.sock for line in lines if line.unsent] + ([funnel.out] if funnel.waits else [])
         readable, writable, _ = select.select(to_read, to_write, [], self._patience())
         if funnel.out in writable:
@@ -285,10 +290,4 @@ class Supervisor:
         if not self._complete and all(started):
             self._complete = True
             self._when_started()
-
-
-def _noted(number: int, frame: FrameType | None) -> None:
-    """Do nothing: that there is a handler is what lets the signal wake the loop."""
-
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD) if sys.platform != "win32" else ()
+        self._reload()

@@ -15,7 +15,21 @@ from gateway import exposition
 from gateway.clock import Clock
 from gateway.core import snapshot
 from gateway.core.snapshot import Snapshot
-from gateway.workers.letters import Ask, Do, Done, End, Inbox, Letter, Matter, Numbers, Shown, Started, Told, sealed
+from gateway.workers.letters import (
+    Ask,
+    Do,
+    Done,
+    End,
+    Inbox,
+    Letter,
+    LinesLost,
+    Matter,
+    Numbers,
+    Shown,
+    Started,
+    Told,
+    sealed,
+)
 
 # How long a worker may take over what another one asks, in seconds.
 _PATIENCE: dict[Matter, float] = {"numbers": 0.2, "snapshot": 0.2, "purge": 2.0}
@@ -79,6 +93,14 @@ class Switchboard:
         """Tell all workers to end."""
         for line in self._lines:
             self._send(line, End(drain))
+
+    def count_lost_lines(self, lines: int) -> bool:
+        """Have a worker count log lines that were dropped; tell whether there is one that can."""
+        for line in self._lines:
+            if line.started and line.open:
+                self._send(line, LinesLost(lines))
+                return True
+        return False
 
     def read(self, line: Line) -> bool:
         """Take in what a worker says; whether it may say more."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import socket
-import sys
 
 import uvloop
 from canned_vendor import Canned
@@ -16,7 +15,7 @@ from gateway.core.admission import Fetched, admit
 from gateway.core.cache_control import VendorCaching
 from gateway.core.listing import parse_listing
 from gateway.core.query import AssetsQuery
-from gateway.logs import LineWriter, configure
+from gateway.logs import LineWriter, configure, standard_output
 from gateway.run import key_ring
 from gateway.settings import load
 
@@ -25,7 +24,7 @@ async def serve(file: str, pages: int) -> None:
     """Fill the store by the way that fetched pages go, and serve."""
     settings = load(file=file, environ={}).settings
     keys = key_ring(settings)
-    writer = LineWriter(sys.stdout.buffer, keys.withhold)
+    writer = LineWriter(standard_output(), keys.withhold)
     configure(writer, "json", settings.log.level)
     gateway = Gateway(settings, keys, writer, "json")
     now, canned = gateway._clock.now(), Canned()

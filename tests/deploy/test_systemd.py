@@ -23,10 +23,18 @@ def said(name: str) -> list[str]:
     return [value for key, _, value in (line.partition("=") for line in lines) if key == name]
 
 
+def started() -> list[str]:
+    """The command that the shell of ExecStart executes once it ignores SIGHUP."""
+    shell, option, script = shlex.split(said("ExecStart")[0])
+    assert (shell, option) == ("/bin/sh", "-c")
+    prepares, _, command = script.partition("; exec ")
+    assert prepares == 'trap "" HUP'
+    return shlex.split(command)
+
+
 def test_systemd_can_read_it(tmp_path: Path) -> None:
     # It looks for the program, which is not at its place on the machine that runs the tests.
-    (start,) = said("ExecStart")
-    installed = start.split()[0]
+    installed = started()[0]
     unit = tmp_path / UNIT.name
     unit.write_text(UNIT.read_text(encoding="utf-8").replace(installed, program("pixxel-gateway")), encoding="utf-8")
     assert not passes(tool("systemd-analyze", "systemd"), "verify", "--man=no", "--recursive-errors=no", unit)
@@ -62,7 +70,7 @@ def test_it_configures_a_gateway(tmp_path: Path) -> None:
 
 
 def test_it_starts_and_reloads_the_gateway() -> None:
-    name, *arguments = shlex.split(said("ExecStart")[0])
+    name, *arguments = started()
     assert Path(name).name == "pixxel-gateway"
     assert _parser().parse_args(arguments).run
     assert said("ExecReload") == ["/bin/sh -c 'kill -HUP $MAINPID'"]
