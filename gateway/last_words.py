@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 
@@ -18,7 +19,8 @@ def keep_secrets(withhold: Callable[[bytes], bytes]) -> None:
 
     def tell(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
         text = "".join(traceback.format_exception(kind, error, trace))
-        sys.stderr.write(withhold(text.encode("utf-8", "backslashreplace")).decode())
+        with suppress(OSError):  # Python would print the exception itself, as it is
+            sys.stderr.write(withhold(text.encode("utf-8", "backslashreplace")).decode())
 
     sys.excepthook = tell
     threading.excepthook = lambda told: tell(told.exc_type, told.exc_value, told.exc_traceback)
