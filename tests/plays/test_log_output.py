@@ -131,7 +131,7 @@ async def test_a_full_non_blocking_pipe_loses_no_line_uncounted(vendor: HoldingV
             assert (await gateway.metrics())[DROPPED] == 0
             assert await gateway.end() == ""
         read()
-        assert {json.loads(line)["event"] for line in received.splitlines()} >= {"request", "stopped"}
+        assert {json.loads(line)["event"] for line in received.splitlines()} >= {"request", "stopping"}
     finally:
         os.close(reading)
         os.close(writing)
