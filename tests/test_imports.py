@@ -20,8 +20,8 @@ ALLOWED: dict[str, set[str]] = {
     "resolver": set(),
     "cli": {"run", "preflight", "settings", "core", "tokens", "caller", "web", "warm", "progress", "clock"}
     | {"argument_types", "doctor", "startup", "loop"},
-    "doctor": {"run", "settings", "upstream", "upstream_tls", "bodies", "stores", "web", "caller", "keys", "ports", "clock", "core"}
-    | {"loop", "resolver"},
+    "doctor": {"run", "settings", "upstream", "upstream_tls", "bodies", "stores", "web", "caller", "keys", "ports"}
+    | {"clock", "core", "loop", "resolver"},
     "parts": {"clock"},
     "preflight": {"settings", "tls", "upstream_tls", "stores"},
     "run": {"preflight", "app", "settings", "mock_vendor", "logs", "last_words", "keys", "ports", "workers"}
