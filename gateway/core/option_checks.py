@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-STORE_SCHEMES = ("memory", "redis", "rediss", "redis+sentinel", "redis+cluster")
+from gateway.core import store_url as store_urls
 
 
 def network(text: str) -> str:
@@ -89,10 +89,8 @@ def key_prefix(text: str) -> str:
 
 
 def store_url(secret: SecretStr) -> SecretStr:
-    """A URL of a scheme that there is a store for. Raises ValueError."""
-    scheme = secret.get_secret_value().partition("://")[0]
-    if scheme not in STORE_SCHEMES or "://" not in secret.get_secret_value():
-        raise ValueError("must start with " + ", ".join(f"{name}://" for name in STORE_SCHEMES))
+    """Return a `cache.url` that names a store and has supported options only. Raises ValueError."""
+    store_urls.parse(secret.get_secret_value())
     return secret
 
 

@@ -24,7 +24,7 @@ PUBLIC = (
     "is not a loopback address, and no team is configured: configure a team (`pixxel-gateway token new --team NAME`), "
     'or let everybody in with auth.mode = "open", or listen on 127.0.0.1'
 )
-SCHEMES = "must start with memory://, redis://, rediss://, redis+sentinel://, redis+cluster://"
+SCHEMES = "must start with memory://, redis://, rediss://, redis+sentinel://, rediss+sentinel://, redis+cluster://, rediss+cluster://"
 NOWHERE = "names a file that cannot be read"
 NO_URL = "must be an http:// or https:// URL with a host, and a number for a port if any"
 
