@@ -7,9 +7,11 @@ both the listing's directory and the page, or nothing.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 from msgspec import structs
@@ -75,6 +77,7 @@ class RedisStore:
         self._clock = clock
         self._observe = observe
         self.name = secrets.token_hex(8)
+        self._filing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         # MGET reads a value of another type as none, where GET would fail.
         self._lookups = Lookups(calls)
         self.epochs = Epochs(calls, connections, self._lookups, self.prefix)
@@ -160,25 +163,10 @@ class RedisStore:
 
     async def keep(self, address: Address, candidate: Candidate, epoch: str) -> Kept:
         """File and keep a page: one comparison and its consequences in one step of Redis. Raises StoreDown."""
-        (raw,) = await self._lookups.get((self.prefix + address.listing,))
-        if not self.epochs.is_current(epoch):
-            return Kept(structs.replace(candidate.entry, epoch=epoch), "purged")
-        for _ in range(_TRIES):
-            known = None if raw is None else directories.decode(raw, address.listing)
-            result, entry = filed(address, known, candidate, epoch, self._clock.now())
-            if result.outcome == "older":
-                return Kept(entry, "older")
-            told = await self._file(address, raw or b"", result.directory, entry)
-            if told[0] == b"purged":
-                return Kept(entry, "purged")
-            if told[0] == b"newer":
-                raise StoreDown("a newer format version stands there, and is left alone")
-            if told[0] == b"kept":
-                if told[1] not in (b"string", b"none"):
-                    self._observe(CorruptValue("not a string"))
-                return Kept(entry, "kept", result.directory, ended=ends_one(known, result))
-            raw = told[1]
-        raise StoreDown("other replicas file pages of this listing all the time")
+        # One page of a listing at a time: of many that are filed at once, most would lose the comparison each time.
+        filing = self._filing.setdefault(address.listing, asyncio.Lock())
+        async with filing:
+            return await self._keep(address, candidate, epoch)
 
     async def purge(self, aoi_id: str | None) -> None:
         """Begin a new epoch and tell everybody: one key is written, whatever the number of pages. Raises StoreDown."""
@@ -200,6 +188,27 @@ class RedisStore:
         """Close the connections."""
         await self._lookups.close()
         await self._calls.close()
+
+    async def _keep(self, address: Address, candidate: Candidate, epoch: str) -> Kept:
+        (raw,) = await self._lookups.get((self.prefix + address.listing,))
+        if not self.epochs.is_current(epoch):
+            return Kept(structs.replace(candidate.entry, epoch=epoch), "purged")
+        for _ in range(_TRIES):
+            known = None if raw is None else directories.decode(raw, address.listing)
+            result, entry = filed(address, known, candidate, epoch, self._clock.now())
+            if result.outcome == "older":
+                return Kept(entry, "older")
+            told = await self._file(address, raw or b"", result.directory, entry)
+            if told[0] == b"purged":
+                return Kept(entry, "purged")
+            if told[0] == b"newer":
+                raise StoreDown("a newer format version stands there, and is left alone")
+            if told[0] == b"kept":
+                if told[1] not in (b"string", b"none"):
+                    self._observe(CorruptValue("not a string"))
+                return Kept(entry, "kept", result.directory, ended=ends_one(known, result))
+            raw = told[1]
+        raise StoreDown("other replicas file pages of this listing all the time")
 
     async def _file(self, address: Address, known: bytes, directory: directories.Directory, entry: Entry) -> Any:
         now = self._clock.now()
