@@ -28,7 +28,7 @@ from gateway.logs import LineWriter
 from gateway.metrics import Metrics
 from gateway.parts import Parts
 from gateway.reload import Reloads
-from gateway.settings import NO_FILE, Settings
+from gateway.settings import NO_FILE, Settings, read_secret
 from gateway.status import Status
 from gateway.stretches import Stretches
 from gateway.subscribers import Subscribers
@@ -121,7 +121,8 @@ class Gateway:
         self._client_router, self._ops_router = self._build_routers(example_aoi)
         self.reloads = Reloads(
             settings, source, authenticators=self._authenticators, budgets=self._budgets, replays=self._replays,
-            errands=self._errands, keys=keys, tls=self._tls, clock=clock, observe=self._observe,
+            errands=self._errands, keys=keys, tls=self._tls, adopt_url=backing.adopt_url, clock=clock,
+            observe=self._observe,
         )  # fmt: skip
         self._listeners: list[Listener] = []
         self._parts = Parts(clock)
@@ -141,6 +142,8 @@ class Gateway:
             self._listeners.append(Listener(self._ops_router, sockets.ops, None, connections, longest))
         if self._backing.listening is not None:
             self._parts.run("word of other replicas", self._backing.listening)
+        if self._backing.following is not None:
+            self._parts.run("following cache.url_file", self._backing.following)
         self._parts.run("the loop's lag", self._measure_lag)
         self._parts.run("telling of replays", self._replays.run)
         self.reloads.follow_files()
@@ -206,7 +209,7 @@ class Gateway:
 
         return around_redis(
             settings.cache_url.get_secret_value(), memory, settings.cache, settings.upstream, settings.teams,
-            scope=self._scope, clock=clock, observe=observe,
+            scope=self._scope, read=read_secret, clock=clock, observe=observe,
         )  # fmt: skip
 
     def _build_errands(self, chance: Callable[[], float]) -> Errands:

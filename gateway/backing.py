@@ -21,7 +21,8 @@ from gateway.stores.memory import MemoryStore
 class Backing:
     """Where pages are kept and who agrees on what.
 
-    `tell` tells how much memory holds, `listening` is a task that brings word of other replicas.
+    `tell` tells how much memory holds, `listening` is a task that brings word of other replicas. `following` is a task
+    that reads `cache.url_file` again; `adopt_url` uses the user and password of another URL of the same store.
     """
 
     store: Store
@@ -31,6 +32,8 @@ class Backing:
     budgets: Budgets
     tell: Callable[[], None]
     listening: Callable[[], Coroutine[Any, Any, None]] | None = None
+    following: Callable[[], Coroutine[Any, Any, None]] | None = None
+    adopt_url: Callable[[str], bool] | None = None
 
     def purge_here(self, aoi_id: str | None) -> None:
         """Purge what another process of this gateway has purged. Where there is Redis, it is Redis that tells."""

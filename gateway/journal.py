@@ -34,12 +34,8 @@ class Journal:
 
     def _tell(self, fact: NamedTuple) -> None:
         match fact:
-            case facts.RedisWent(up=True):
-                _log.info("redis answers")
-            case facts.RedisWent(reason=reason):
-                _log.warning(
-                    "redis does not answer; pages are served from memory and the vendor", extra={"why": reason}
-                )
+            case facts.RedisWent():
+                _tell_of_redis(fact)
             case facts.UpstreamFellShort(error, message):
                 self._sometimes(f"upstream {error}", "the vendor failed", error=error, why=message)
             case facts.KeyRefused(status):
@@ -68,3 +64,12 @@ class Journal:
             return
         self._told[topic] = (now, 0)
         _log.warning(text, extra={**extra, "more": untold} if untold else extra)
+
+
+def _tell_of_redis(fact: facts.RedisWent) -> None:
+    if fact.up:
+        _log.info("redis answers")
+    elif fact.refuses:
+        _log.warning("redis refuses commands that the gateway needs", extra={"why": fact.reason})
+    else:
+        _log.warning("redis does not answer; pages are served from memory and the vendor", extra={"why": fact.reason})

@@ -255,7 +255,9 @@ class Metrics:
         self.handlers[facts.KeyRefused] = lambda _: refusals.inc()
 
     def _count_redis(self) -> None:
-        up = self._gauge("gateway_redis_up", "1 while Redis answers; 0 also where none is configured")
+        up = self._gauge(
+            "gateway_redis_up", "1 while Redis answers and permits what is needed; 0 also where none is configured"
+        )
         commands = _Kept(self._counter("gateway_redis_commands_total", "Commands sent", "command", "result"))
         duration = _Kept(
             self._histogram("gateway_redis_command_duration_seconds", "One command", _REDIS_BUCKETS, "command")

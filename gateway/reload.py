@@ -1,8 +1,8 @@
 """Another configuration while the gateway runs: what it changes at once, and what it cannot.
 
-All or nothing: a configuration that cannot be used changes nothing. Teams, their budgets, lifetimes, vendor keys and
-the certificate of the listener are taken over without a connection being dropped; everything else was built into
-sockets, stores and clients at the start.
+All or nothing: a configuration that cannot be used changes nothing. Teams, their budgets, lifetimes, vendor keys,
+the certificate of the listener and the login to Redis are taken over without a connection being dropped; everything
+else was built into sockets, stores and clients at the start.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Reloads:
         errands: Errands,
         keys: KeyRing,
         tls: ListenerTls | None,
+        adopt_url: Callable[[str], bool] | None,
         clock: Clock,
         observe: Observe,
     ) -> None:
@@ -59,6 +60,7 @@ class Reloads:
         self._errands = errands
         self._keys = keys
         self._tls = tls
+        self._adopt_url = adopt_url
         self._clock = clock
         self._observe = observe
         self._following: list[asyncio.Task[None]] = []
@@ -116,7 +118,7 @@ class Reloads:
     def take_over(self, loaded: Loaded) -> None:
         """Take over a configuration that was found usable, but for the certificate."""
         settings = loaded.settings
-        later = sorted(_differences(self._settings, settings))
+        later = sorted([*_differences(self._settings, settings), *self._adopt_store_login(settings)])
         self._settings = settings
         self._take_over(settings)
         now = self._clock.now()
@@ -125,6 +127,21 @@ class Reloads:
         _log.info("the configuration was reloaded")
         if later:
             _log.warning("some settings that have changed take a restart", extra={"settings": ", ".join(later)})
+
+    def _adopt_store_login(self, settings: Settings) -> Iterator[str]:
+        """Use the user and password of the store's URL; the setting that holds the URL if it names another store."""
+        file = settings.cache.url_file is not None
+        if file and settings.cache_url == settings.cache.url:
+            return  # a file that is empty says nothing
+        try:
+            same = not settings.uses_redis
+            if self._adopt_url is not None:
+                self._adopt_url(settings.cache_url.get_secret_value())
+                same = True
+        except ValueError:
+            same = False
+        if not same:
+            yield "cache.url_file" if file else "cache.url"
 
     def _refused(self, why: str) -> None:
         told = self._keys.withhold(why.encode()).decode(errors="replace")[:_LONGEST_REASON]
@@ -167,12 +184,10 @@ def _differences(old: Settings, new: Settings) -> Iterator[str]:
     """The paths of settings that differ, but for those that a reload takes over."""
     before, after = dict(_leaves(old.model_dump())), dict(_leaves(new.model_dump()))
     for path in before.keys() | after.keys():
-        if before.get(path) != after.get(path) and not path.startswith(_AT_ONCE):
+        if before.get(path) != after.get(path) and not path.startswith(_AT_ONCE) and path != "cache.url":
             yield path
     if (files_of(old.server) is None) != (files_of(new.server) is None):
         yield "server.tls_cert_file"
-    if old.cache_url != new.cache_url and old.cache.url == new.cache.url:
-        yield "cache.url_file"
 
 
 def _leaves(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -34,6 +34,7 @@ class RealRedis:
         self.url = ""
         self._directory = directory
         self._options = options
+        self._password = options[options.index("--requirepass") + 1] if "--requirepass" in options else ""
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -88,15 +89,18 @@ class RealRedis:
             connection.sendall(command + b"\r\n")
             return connection.recv(4096)
 
-    @staticmethod
-    def _answers(port: int, pid: int) -> bool:
+    def _answers(self, port: int, pid: int) -> bool:
         """Whether this very process does: another may have the port."""
+        login = b"AUTH %s\r\n" % self._password.encode() if self._password else b""
+        said = b""
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
-                connection.sendall(b"INFO server\r\n")
-                return b"\nprocess_id:%d\r\n" % pid in connection.recv(4096)
+                connection.sendall(login + b"INFO server\r\n")
+                while b"process_id:" not in said and (piece := connection.recv(4096)):
+                    said += piece
         except OSError:
             return False
+        return b"\nprocess_id:%d\r\n" % pid in said
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
@@ -110,14 +114,23 @@ class RealRedis:
 
 
 class RealSentinel(RealRedis):
-    """A Sentinel that watches one master, by the name of mymaster."""
+    """A Sentinel that watches one master, by the name of mymaster; `password` is its own."""
 
-    def __init__(self, directory: Path, master: RealRedis) -> None:
+    def __init__(self, directory: Path, master: RealRedis, *, password: str = "", master_password: str = "") -> None:
         super().__init__(directory)
         self._master = master
+        self._password = password
+        self._master_password = master_password
 
     def _command(self, port: int) -> list[str]:
         file = self._directory / "sentinel.conf"
-        watched = f"sentinel monitor mymaster 127.0.0.1 {self._master.port} 1"
-        file.write_text(f"port {port}\nbind 127.0.0.1\ndir {self._directory}\n{watched}\n", encoding="utf-8")
+        lines = [
+            f"port {port}", "bind 127.0.0.1", f"dir {self._directory}",
+            f"sentinel monitor mymaster 127.0.0.1 {self._master.port} 1",
+        ]  # fmt: skip
+        if self._password:
+            lines.append(f"requirepass {self._password}")
+        if self._master_password:
+            lines.append(f"sentinel auth-pass mymaster {self._master_password}")
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return [binary(), str(file), "--sentinel"]

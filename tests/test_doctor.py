@@ -491,6 +491,38 @@ async def test_sentinel_is_asked_for_the_master(vendor: MockVendor, real_redis: 
         sentinel.kill()
 
 
+async def test_sentinel_login_name_and_master_are_told_apart(
+    vendor: MockVendor, real_redis: RealRedis, tmp_path: Path
+) -> None:
+    sentinel = RealSentinel(tmp_path, real_redis, password=PASSWORD)
+    await asyncio.to_thread(sentinel.start)
+    url = f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster"
+    mine = f"?sentinel_password={PASSWORD}"
+    try:
+        found = await look(vendor.url, cache__url=url)
+        assert (found.code, found["redis login"].found) == (1, "the Sentinels refuse the login (NOAUTH)")
+        found = await look(vendor.url, cache__url=f"{url}?sentinel_password=wrong")
+        assert (found.code, found["redis login"].found) == (1, "the Sentinels refuse the login (WRONGPASS)")
+        assert "sentinel_password" in found["redis login"].mend
+        found = await look(vendor.url, cache__url=url + mine)
+        assert (found.code, found["redis rights"].state) == (0, "ok")
+        found = await look(vendor.url, cache__url=url.replace("mymaster", "other") + mine)
+        assert (found.code, found["redis login"].found) == (1, "no Sentinel knows a master of that name")
+        admin = redis.asyncio.Redis(port=sentinel.port, password=PASSWORD)
+        await admin.execute_command(  # type: ignore[no-untyped-call]
+            "ACL", "SETUSER", "poor", "on", f">{PASSWORD}", "+ping"
+        )
+        await admin.aclose()
+        found = await look(vendor.url, cache__url=f"{url}{mine}&sentinel_username=poor")
+        assert (found.code, found["redis login"].found) == (1, "the Sentinels refuse SENTINEL MASTERS (NOPERM)")
+        real_redis.kill()
+        found = await look(vendor.url, cache__url=url + mine)
+        assert (found.code, found["redis login"].state) == (4, "FAIL")
+        assert "master" in found["redis login"].found
+    finally:
+        sentinel.kill()
+
+
 async def test_what_is_no_redis(vendor: MockVendor) -> None:
     found = await look(vendor.url, cache__url=vendor.url.replace("http", "redis"))
     assert (found.code, found["redis login"].state) == (1, "FAIL")

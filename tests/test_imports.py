@@ -31,7 +31,8 @@ ALLOWED: dict[str, set[str]] = {
     | {"metrics", "status", "gathering", "subscribers", "parts", "workers", "journal", "logs", "keys", "reload", "tls"}
     | {"clock", "core"},
     "backing": {"stores", "flights", "gate", "budgets", "clock", "core"},
-    "redis_backing": {"backing", "stores", "flights", "gate", "budgets", "clock", "core"},
+    "redis_backing": {"backing", "url_file", "stores", "flights", "gate", "budgets", "clock", "core"},
+    "url_file": {"stores", "core", "clock"},
     "web": {"cache", "prefetch", "core", "clock", "logs"},
     "cache": {"windows", "errands", "stretches", "prefetch", "stores", "flights", "core", "clock"},
     "prefetch": {"windows", "core"},

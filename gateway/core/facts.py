@@ -178,10 +178,11 @@ class RedisCommand(NamedTuple):
 
 
 class RedisWent(NamedTuple):
-    """Redis turned reachable or unreachable; `reason` is free of secrets."""
+    """Redis became usable, or not; `reason` is free of secrets. It `refuses` if it answers, and permits too little."""
 
     up: bool
     reason: str
+    refuses: bool = False
 
 
 class AuthFailed(NamedTuple):

@@ -161,7 +161,7 @@ class CacheOptions(Section):
     url: Annotated[SecretStr, AfterValidator(checks.store_url)] = SecretStr("memory://")
     """`memory://`, `redis://`, `rediss://`, `redis+sentinel://h1,h2/service/db`, `redis+cluster://h1,h2`."""
     url_file: str | None = None
-    """File that holds cache.url."""
+    """File that holds cache.url; a new password in it is used from the next connection on."""
     memory_max_bytes: Annotated[int, Field(ge=65_536)] = 268_435_456
     """In-process tier."""
     memory_max_age: Seconds = 5

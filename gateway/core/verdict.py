@@ -148,7 +148,7 @@ def _failed(vitals: Vitals) -> Finding:
 def _rest(vitals: Vitals) -> Iterator[Finding]:
     if vitals.redis_down:
         yield Finding(
-            "degraded", "redis_down", "Redis does not answer; pages come from this instance's memory and the vendor",
+            "degraded", "redis_down", "Redis cannot be used; pages come from this instance's memory and the vendor",
             "Clients notice little, but the vendor is asked more. pixxel-gateway doctor says what is wrong with Redis.",
         )  # fmt: skip
     if vitals.reload_refused is not None:

@@ -14,23 +14,31 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 from redis.asyncio import RedisCluster
 from redis.asyncio.sentinel import MasterNotFoundError
-from redis.exceptions import AuthenticationError, ClusterError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterError,
+    NoPermissionError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.clock import Clock
 from gateway.core.entry import FORMAT_VERSION
 from gateway.core.options import CacheOptions
+from gateway.core.store_url import StoreUrl, parse
 from gateway.doctor.clocks import Reading
 from gateway.doctor.findings import Sheet
-from gateway.doctor.rights import code, mend_for, try_rights
+from gateway.doctor.rights import mend_for
 from gateway.doctor.wire import Place, check_names, connect, tls_trouble, why
+from gateway.stores.permissions import code, refused_commands
+from gateway.stores.redis_client import MasterIsDown, SentinelLoginRefused, close
 from gateway.stores.redis_client import connect as redis_client
-from gateway.stores.redis_client import named_hosts
 
 DNS, CONNECT, TLS, LOGIN = "redis DNS", "redis connect", "redis TLS", "redis login"
 VERSION, RIGHTS, MEMORY, SPEED = "redis version", "redis rights", "redis memory", "redis round trip"
@@ -44,7 +52,7 @@ _FAILURES = (RedisError, RedisClusterException, OSError)
 
 def planned(url: str) -> tuple[str, ...]:
     """The checks that a URL makes sense of, in order."""
-    tls = (TLS,) if url.startswith("rediss://") else ()
+    tls = (TLS,) if parse(url).tls else ()
     return (DNS, CONNECT, *tls, LOGIN, VERSION, RIGHTS, MEMORY, SPEED)
 
 
@@ -56,13 +64,14 @@ class Examination:
         self.reading: Reading | None = None
         self._options = options
         self._url = url
+        self._store: StoreUrl = parse(url)
         self._clock = clock
         self._name = f"{options.key_prefix}:{FORMAT_VERSION}:doctor:{secrets.token_hex(8)}"
         self._client: Any = None
 
     async def run(self) -> None:
         """Try everything, and write it down."""
-        places = [Place(host, port) for host, port in named_hosts(self._url)]
+        places = [Place(host, port) for host, port in self._store.hosts]
         names = await check_names(self.sheet, DNS, [place.host for place in places], "cache.url")
         if names and await self._reached(places):
             self._client = redis_client(self._url, max(self._options.redis_timeout, _SECONDS))
@@ -70,13 +79,9 @@ class Examination:
                 if await self._greeted(places[0].host):
                     await self._examined()
             finally:
-                with suppress(*_FAILURES):
+                with suppress(TimeoutError):
                     async with asyncio.timeout(_SECONDS):
-                        await self._client.aclose()
-                        # redis-py leaves the connections to Sentinels open.
-                        pool = getattr(self._client, "connection_pool", None)
-                        for watcher in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ()):
-                            await watcher.aclose()
+                        await close(self._client)
         self.sheet.skip_rest()
 
     async def _reached(self, places: list[Place]) -> bool:
@@ -105,14 +110,15 @@ class Examination:
         except Exception as error:  # noqa: BLE001 - a peer that is no Redis makes the client trip in any way there is
             self._not_greeted(error, host)
             return False
-        if self._url.startswith("rediss://"):
+        if self._store.tls:
             self.sheet.ok(TLS, "the certificate is accepted")
-        user = urlsplit(self._url).netloc.rpartition("@")[0]
-        self.sheet.ok(LOGIN, f"PING is answered, {'with' if user else 'without'} a password")
+        self.sheet.ok(LOGIN, f"PING is answered, {'with' if any(self._store.login) else 'without'} a password")
         return True
 
     def _not_greeted(self, error: BaseException, host: str) -> None:
-        tls = self._url.startswith("rediss://")
+        if isinstance(error, RedisClusterException) and isinstance(error.__cause__, AuthenticationError):
+            error = error.__cause__
+        tls = self._store.tls
         answered = isinstance(error, AuthenticationError) or (
             isinstance(error, ResponseError) and not isinstance(error, RedisConnectionError)
         )
@@ -127,14 +133,9 @@ class Examination:
             self.sheet.ok(TLS, "the certificate is accepted")
         told = code(error)
         if isinstance(error, AuthenticationError) or told in {"NOAUTH", "WRONGPASS"}:
-            self.sheet.fail(
-                LOGIN, f"refused ({told})",
-                "put the right user and password into cache.url (redis://USER:PASSWORD@HOST, percent-encoded); a file "
-                "named by cache.url_file keeps them out of the configuration",
-            )  # fmt: skip
-        elif isinstance(error, MasterNotFoundError):
-            mend = "check the service's name in cache.url (`SENTINEL masters` lists them), and the Sentinels' quorum"
-            self.sheet.fail(LOGIN, "no Sentinel knows a master of that name", mend)
+            self._refused_login(error)
+        elif self._store.sentinel and isinstance(error, MasterNotFoundError | NoPermissionError | RedisConnectionError):
+            self._no_master(error)
         elif isinstance(error, RedisClusterException | ClusterError):
             mend = "if it is a single server, write redis://; else see `CLUSTER INFO` on a node"
             self.sheet.fail(LOGIN, "it is no Redis Cluster that is whole", mend)
@@ -148,6 +149,36 @@ class Examination:
         else:
             mend = f"{_CHECK_URL}: another server may have the port, or it wants {'no TLS' if tls else 'rediss://'}"
             self.sheet.fail(LOGIN, f"what answers does not speak like Redis ({type(error).__name__})", mend)
+
+    def _refused_login(self, error: BaseException) -> None:
+        if isinstance(error, SentinelLoginRefused):
+            self.sheet.fail(
+                LOGIN, f"the Sentinels refuse the login ({code(error)})",
+                "put their user and password into cache.url as ?sentinel_username= and ?sentinel_password=, "
+                "percent-encoded, if they are not those of the master",
+            )  # fmt: skip
+        else:
+            self.sheet.fail(
+                LOGIN, f"refused ({code(error)})",
+                "put the right user and password into cache.url (redis://USER:PASSWORD@HOST, percent-encoded); a file "
+                "named by cache.url_file keeps them out of the configuration",
+            )  # fmt: skip
+
+    def _no_master(self, error: BaseException) -> None:
+        if isinstance(error, NoPermissionError):
+            mend = "permit it there: `ACL SETUSER USER +ping +sentinel|masters`"
+            self.sheet.fail(LOGIN, "the Sentinels refuse SENTINEL MASTERS (NOPERM)", mend)
+        elif isinstance(error, MasterIsDown):
+            mend = "start the master, or wait for the failover; `SENTINEL masters` shows its state"
+            self.sheet.fail(LOGIN, "the Sentinels know the master, and say that it is down", mend)
+        elif isinstance(error, MasterNotFoundError):
+            mend = "check the service's name in cache.url; `SENTINEL masters` lists the names"
+            self.sheet.fail(LOGIN, "no Sentinel knows a master of that name", mend)
+        else:
+            mend = "the address that `SENTINEL masters` shows has to be one that this machine can reach"
+            self.sheet.fail(
+                LOGIN, "the Sentinels, or the master that they name, cannot be reached", mend, unreachable=True
+            )
 
     async def _examined(self) -> None:
         server = memory = None
@@ -183,14 +214,19 @@ class Examination:
 
     async def _rights(self, *, info: bool) -> None:
         try:
-            tried = await try_rights(self._client, self._name, _SECONDS, self._clock)
+            async with asyncio.timeout(2 * _SECONDS):
+                found = await refused_commands(self._client, self._name, _SECONDS)
         except _FAILURES as error:
             self.sheet.fail(
                 RIGHTS, f"it answers no more ({type(error).__name__})", "see its log and its machine's load"
             )
             return
-        self.reading = tried.reading
-        refused = tried.refused if info else {"INFO": "NOPERM", **tried.refused}
+        if "TIME" not in found:
+            sent = self._clock.now()
+            seconds, microseconds = await self._call(lambda client: client.time())
+            time = int(seconds) + int(microseconds) / 1e6
+            self.reading = Reading(time - self._clock.now(), time - sent)
+        refused = found if info else {"INFO": "NOPERM", **found}
         if refused:
             words = ", ".join(f"{command} ({word})" for command, word in refused.items())
             self.sheet.fail(RIGHTS, f"refused: {words}", mend_for(set(refused.values()), self._options.key_prefix))

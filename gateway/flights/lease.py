@@ -132,9 +132,8 @@ class Leases:
     async def first(self, name: str, seconds: float) -> bool:
         """Whether no replica has asked of late; with Redis down, this one."""
         try:
-            answer = await self._run(
-                "lease", lambda client: client.set(self._prefix + name, b"1", px=int(seconds * 1000), nx=True)
-            )
+            owner, milliseconds = secrets.token_hex(8), int(seconds * 1000)
+            answer = await self._run("lease", lambda client: _claimed(client, self._prefix + name, owner, milliseconds))
         except StoreDown:
             return await self._alone.first(name, seconds)
         return bool(answer)
@@ -154,7 +153,7 @@ class Leases:
             landed = self._waiting[page] = asyncio.get_running_loop().create_future()
         try:
             while True:
-                if await self._run("lease", lambda client: client.set(name, owner, px=_LEASE_MS, nx=True)):
+                if await self._run("lease", lambda client: _claimed(client, name, owner, _LEASE_MS)):
                     return Turn(mine=True)
                 left = await self._run("pttl", lambda client: client.pttl(name))
                 try:
@@ -171,6 +170,13 @@ class Leases:
             await self._clock.sleep(_RENEW_SECONDS)
             with suppress(StoreDown):
                 await self._run("renew", lambda client: client.eval(_RENEW, 1, name, owner, _LEASE_MS))
+
+
+async def _claimed(client: Any, name: str, owner: str, milliseconds: int) -> bool:
+    """Whether the key was free, and has this owner now. It may be sent again after the first reply was lost."""
+    if await client.set(name, owner, px=milliseconds, nx=True):
+        return True
+    return bool(await client.get(name) == owner.encode())
 
 
 def _landing(page: str, failure: Failure | None) -> Landing:

@@ -68,10 +68,17 @@ class Epochs:
 
     async def begin(self, aoi_id: str | None) -> str:
         """Begin a new epoch of an AOI, or (None) of everything, and give its token. Raises StoreDown."""
-        token = secrets.token_hex(8)
+        token = ""
         everything_name = await self._everything_name()
         name = everything_name if aoi_id is None else self.name(aoi_id)
-        await self._calls.run("set", lambda client: client.set(name, token, ex=EPOCH_SECONDS))
+
+        async def set_token(client: Any) -> Any:
+            # Another token if it is sent again: under the first one pages may be stored by then, and purged.
+            nonlocal token
+            token = secrets.token_hex(8)
+            return await client.set(name, token, ex=EPOCH_SECONDS)
+
+        await self._calls.run("set", set_token)
         # What is confirmed has been read back, from the same server: anything may say OK.
         if await self._lookups.get((name,)) != [token.encode()] or await self._everything_name() != everything_name:
             raise StoreDown("the new epoch is not there")

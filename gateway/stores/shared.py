@@ -5,8 +5,10 @@ A key holds it as long as it lasts and a little longer, for those who come later
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 
@@ -67,10 +69,15 @@ class SharedPause:
     async def may_probe(self, until: float, seconds: float) -> bool:
         """Whether no other replica probes after this pause; with Redis down, each does."""
         name = f"{self._name}:probe:{until!r}"
+        owner, milliseconds = secrets.token_hex(8), max(1, int(seconds * 1000))
+
+        async def claim(client: Any) -> bool:
+            # The owner is compared because the command may be sent again after the first reply was lost.
+            free = await client.set(name, owner, px=milliseconds, nx=True)
+            return bool(free) or await client.get(name) == owner.encode()
+
         try:
-            first = await self._calls.run(
-                "lease", lambda client: client.set(name, b"1", px=max(1, int(seconds * 1000)), nx=True)
-            )
+            first = await self._calls.run("lease", claim)
         except StoreDown:
             return True
         return bool(first)

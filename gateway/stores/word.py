@@ -82,7 +82,7 @@ class WordOfRedis:
             except Exception as error:  # noqa: BLE001 - whatever the peer did: without word, copies would never be trusted
                 self._troubles += 1
                 # The first may be the end of Redis, of which `RedisCalls` tells.
-                if self._troubles == 2:
+                if self._troubles == 2 and self._calls.up:
                     why = type(error).__name__
                     _log.warning("no word comes from redis; copies in memory are checked often", extra={"why": why})
             self._fall_silent()

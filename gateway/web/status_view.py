@@ -97,7 +97,7 @@ def _vendor(told: Report) -> dict[str, str]:
 
 def _stores(told: Report) -> dict[str, str]:
     redis, memory, process = told.redis, told.memory, told.process
-    asked = {None: "not asked yet", True: "answers", False: f"does not answer: {redis.reason}"}[redis.up]
+    asked = {None: "not asked yet", True: "answers", False: f"cannot be used: {redis.reason}"}[redis.up]
     since = "" if redis.since is None else f", since {_clock(redis.since)}"
     return {
         "redis": f"{asked}{since}" if redis.configured else "not configured: pages are kept in memory only",

@@ -33,7 +33,7 @@ def test_when_all_is_well_it_says_what_the_vendor_was_spared() -> None:
         ({"paused_for": 12.4}, "degraded", "vendor_paused", "12 more seconds"),
         ({"served_old": 7}, "degraded", "serving_old", "7 requests"),
         ({"queued": 3, "in_flight": 64}, "degraded", "queueing", "3 requests wait for the vendor, with 64 calls"),
-        ({"redis_down": True}, "degraded", "redis_down", "Redis does not answer"),
+        ({"redis_down": True}, "degraded", "redis_down", "Redis cannot be used"),
         ({"reload_refused": "gateway.toml:3: nonsense"}, "degraded", "reload_refused", "the configuration from before"),
         ({"workers_agree": False}, "degraded", "workers_disagree", "different configurations"),
         ({"lag": 0.1}, "degraded", "overworked", "100 ms late"),

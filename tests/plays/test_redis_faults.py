@@ -51,6 +51,13 @@ async def hears(play: Play) -> None:
     await until(lambda: play.gateway._store._word.heard)  # type: ignore[attr-defined]
 
 
+async def is_up(play: Play, value: int) -> None:
+    """Wait until the gateway reports Redis as usable (1) or not (0)."""
+    async with asyncio.timeout(PATIENCE):
+        while (await play.metrics())["gateway_redis_up"] != value:
+            pass  # each look is a request, and so a turn of the loop
+
+
 async def one(play: Play, number: int) -> Reply:
     """A page of its own for each number."""
     return await play.page(AOI, f"?offset={number}&limit=1")
@@ -206,8 +213,12 @@ async def well(raw: Any) -> None:
     await raw.execute_command("REPLICAOF", "NO", "ONE")
 
 
-@pytest.mark.parametrize("fault", [full, read_only, without_master])
-async def test_refuses_to_write(vendor: HoldingVendor, real_redis: RealRedis, raw: Any, fault: Any) -> None:
+@pytest.mark.parametrize(
+    ("fault", "reason"), [(full, "OOM: SET"), (read_only, "READONLY: SET"), (without_master, "MASTERDOWN: GET")]
+)
+async def test_refuses_to_write(
+    vendor: HoldingVendor, real_redis: RealRedis, raw: Any, fault: Any, reason: str
+) -> None:
     settings = flags(vendor, real_redis)
     async with playing(settings) as writer, playing(settings) as reader:
         await hears(writer)
@@ -227,10 +238,13 @@ async def test_refuses_to_write(vendor: HoldingVendor, real_redis: RealRedis, ra
         refused = [name for name in before if "gateway_redis_commands_total" in name and 'result="error"' in name]
         after = await writer.metrics()
         assert sum(after[name] - before[name] for name in refused) > 0
-        assert after["gateway_redis_up"] == 1  # it answers, and that is all that is told of it
-        assert await told(writer, "warning") == []
+        await is_up(writer, 0)
+        status = await writer.get("/status.json")
+        assert status.json["verdict"]["level"] == "degraded"
+        assert reason in status.json["redis"]["reason"]
         await well(raw)
         assert await seconds_until_used(writer, raw, first=10) < SOON
+        await is_up(writer, 1)
         await hears(writer)
         await aftermath(writer, None, real_redis)
         await aftermath(reader)
