@@ -101,7 +101,13 @@ class Gateway:
         self._backing = backing = self._build_backing()
         self._store, self._gate, self._budgets = backing.store, backing.gate, backing.budgets
         self._upstream = Upstream(
-            settings.upstream, keys, self._gate, clock=clock, chance=chance, observe=self._observe
+            settings.upstream,
+            keys,
+            self._gate,
+            clock=clock,
+            charge=self._budgets.miss,
+            chance=chance,
+            observe=self._observe,
         )
         self._limits = Limits(forgotten=backing.seals.break_all)
         self._errands = self._build_errands(chance)
@@ -218,7 +224,7 @@ class Gateway:
             turns=self._backing.turns,
             fetch=self._upstream.fetch,
             check=self._upstream.check,
-            charge=self._budgets.miss,
+            budget=self._budgets,
             limits=self._limits,
             lifetimes=self._settings.cache.lifetimes,
             deadline=self._settings.upstream.deadline,

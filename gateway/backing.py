@@ -53,4 +53,4 @@ def in_memory(
     """This process alone, with so many bytes of `memory`; `purge_others` purges those that serve with it."""
     store = MemoryStore(memory, clock, observe, purge_others)
     gate = Gate(upstream, NoReplicas(), clock=clock, observe=observe)
-    return Backing(store, store.seals, Alone(clock), gate, Budgets(teams, None, clock, observe), store.tell)
+    return Backing(store, store.seals, Alone(clock), gate, Budgets(teams, None, clock), store.tell)

@@ -1,9 +1,8 @@
-"""What teams may use: requests, and requests that reach the vendor, per second over all replicas.
+"""Budgets of teams: requests a second, and requests to the vendor a second, over all replicas.
 
-Misses are counted one by one, in Redis, because the vendor's answer takes longer than that anyway. Requests are
-counted in batches that are fetched behind their back, so that a hit never waits for Redis; a process may overshoot by
-one batch.
-While Redis is down, and where there is none, each process counts for itself.
+`core.shared_bucket` decides; this file does the waiting. A request that may have to be refused waits for one round trip
+to Redis; one of a team that is far from its limit is counted behind its back. Requests that wait at the same time share
+a command.
 """
 
 from __future__ import annotations
@@ -12,41 +11,27 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 from gateway.clock import Clock
 from gateway.core.bucket import Bucket
 from gateway.core.errors import LimitReached, StoreDown
-from gateway.core.facts import Observe, RateLimited
 from gateway.core.options import TeamOptions
+from gateway.core.shared_bucket import REPORT_SECONDS, Answer, Report, SharedBucketView
 
-# A batch is what a team may use in so many seconds.
-_BATCH_SECONDS = 0.1
-# So long, in seconds, a process counts for itself before it asks Redis again.
-_ALONE_SECONDS = 1.0
+# Commands under way for one budget. Redis may be tens of milliseconds away, and a request should not wait twice.
+_MOST_COMMANDS = 4
+# Seconds between attempts to report while Redis does not answer. No request waits for these.
+_RETRY_SECONDS = 0.1
 
 BudgetName = Literal["requests", "misses"]
-
-
-class Taken(Protocol):
-    """What came of taking tokens."""
-
-    @property
-    def tokens(self) -> int:
-        """How many there were."""
-        ...
-
-    @property
-    def wait(self) -> float:
-        """Seconds until there is another one."""
-        ...
 
 
 class Shared(Protocol):
     """Buckets that all replicas take from."""
 
-    async def take(self, name: str, rate: float, burst: float, wanted: int) -> Taken:
-        """Take up to so many tokens. Raises StoreDown."""
+    async def settle(self, name: str, report: Report) -> Answer:
+        """Charge what was spent, and take up to what is wanted. Raises StoreDown."""
         ...
 
 
@@ -59,142 +44,212 @@ class Allowance:
 
 
 class Budgets:
-    """The budgets of all teams; `shared` is None where nobody else counts."""
+    """The budgets of all teams. `shared` is None where each process counts for itself."""
 
-    def __init__(self, teams: Mapping[str, TeamOptions], shared: Shared | None, clock: Clock, observe: Observe) -> None:
+    def __init__(self, teams: Mapping[str, TeamOptions], shared: Shared | None, clock: Clock) -> None:
         self._shared = shared
         self._clock = clock
-        self._observe = observe
-        self._requests: dict[str, _Requests] = {}
-        self._misses: dict[str, _Misses] = {}
+        self._requests: dict[str, _Budget] = {}
+        self._misses: dict[str, _Budget] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self.adopt(teams)
 
     def adopt(self, teams: Mapping[str, TeamOptions]) -> None:
-        """Go by these teams' budgets from now on. What did not change goes on where it was."""
+        """Use the budgets of these teams from now on. What a team has used remains used."""
         requests, misses = self._requests, self._misses
         self._requests, self._misses = {}, {}
         for name, team in teams.items():
             if team.rate is not None:
                 allowance = Allowance(team.rate, team.burst or math.ceil(team.rate))
-                self._requests[name] = _kept(requests.get(name), allowance) or _Requests(
-                    f"{{{name}}}:requests", allowance, self._shared, self._clock
-                )
+                self._requests[name] = self._adopted(requests.get(name), f"{{{name}}}:requests", allowance)
             if team.miss_rate is not None:
                 allowance = Allowance(team.miss_rate, team.miss_burst or math.ceil(team.miss_rate))
-                self._misses[name] = _kept(misses.get(name), allowance) or _Misses(
-                    f"{{{name}}}:misses", allowance, self._shared, self._clock
-                )
+                self._misses[name] = self._adopted(misses.get(name), f"{{{name}}}:misses", allowance, exact=True)
 
-    def request(self, team: str) -> None:
+    async def request(self, team: str) -> None:
         """Count a request. Raises LimitReached."""
         budget = self._requests.get(team)
-        if budget is not None:
-            self._judge(team, "requests", budget.allowance, budget.take())
+        if budget is not None and not budget.take_at_once():
+            await self._take(budget, team, "requests")
 
-    def taker(self, team: str) -> Callable[[], float | None] | None:
-        """What counts a request of a team until the next `adopt`: None, or the seconds until there is one more.
+    def taker(self, team: str) -> Callable[[], bool] | None:
+        """Return what counts a request of a team without waiting, valid until the next `adopt`; None: not limited.
 
-        None where requests are not counted.
+        What it does not count must be counted with `request`.
         """
         budget = self._requests.get(team)
-        return None if budget is None else budget.take
+        return None if budget is None else budget.take_at_once
 
     async def miss(self, team: str) -> None:
-        """Count a request that is about to reach the vendor. Raises LimitReached."""
+        """Count a request that is about to be sent to the vendor. Raises LimitReached."""
         budget = self._misses.get(team)
         if budget is not None:
-            self._judge(team, "misses", budget.allowance, await budget.take())
+            await self._take(budget, team, "misses")
+
+    def give_back_miss(self, team: str) -> None:
+        """Return the token of a request that was not sent to the vendor after all."""
+        budget = self._misses.get(team)
+        if budget is not None:
+            budget.give_back()
+
+    def may_miss(self, team: str) -> bool:
+        """Return whether a miss might be admitted, without asking Redis."""
+        budget = self._misses.get(team)
+        return budget is None or budget.refusal() is None
 
     async def close(self) -> None:
-        """End what is being fetched."""
-        for budget in self._requests.values():
-            await budget.close()
+        """End the commands under way."""
+        for budget in (*self._requests.values(), *self._misses.values()):
+            budget.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _judge(self, team: str, name: BudgetName, allowance: Allowance, wait: float | None) -> None:
+    def _adopted(self, budget: _Budget | None, name: str, allowance: Allowance, *, exact: bool = False) -> _Budget:
+        if budget is None:
+            return _Budget(name, allowance, self._shared, self._clock, self._tasks, exact=exact)
+        budget.retune(allowance)
+        return budget
+
+    @staticmethod
+    async def _take(budget: _Budget, team: str, name: BudgetName) -> None:
+        wait = await budget.take()
         if wait is not None:
-            self._observe(RateLimited(team, name))
-            raise LimitReached(team, name, limit=math.floor(allowance.burst), retry_after=wait)
+            raise LimitReached(team, name, limit=math.floor(budget.burst), retry_after=wait)
 
 
-_Budget = TypeVar("_Budget", "_Requests", "_Misses")
+class _Budget:
+    """One budget of one team."""
 
-
-def _kept(budget: _Budget | None, allowance: Allowance) -> _Budget | None:
-    return budget if budget is not None and budget.allowance == allowance else None
-
-
-class _Misses:
-    """One team's budget, counted exactly."""
-
-    def __init__(self, name: str, allowance: Allowance, shared: Shared | None, clock: Clock) -> None:
-        self.allowance = allowance
+    def __init__(
+        self,
+        name: str,
+        allowance: Allowance,
+        shared: Shared | None,
+        clock: Clock,
+        tasks: set[asyncio.Task[None]],
+        *,
+        exact: bool,
+    ) -> None:
         self._name = name
         self._shared = shared
         self._clock = clock
-        self._own = Bucket.full(allowance.rate, allowance.burst, clock.monotonic())
+        self._tasks = tasks
+        self._view = SharedBucketView(Bucket.full(allowance.rate, allowance.burst, clock.monotonic()), exact)
+        self._waiting: list[asyncio.Future[float | None]] = []
+        self._commands = 0
+        self._alone = shared is None
+        self._retry_at = 0.0
+        self._reporting: asyncio.Handle | None = None
+        self._urgent = False
+
+    @property
+    def burst(self) -> float:
+        return self._view.own.burst
+
+    def retune(self, allowance: Allowance) -> None:
+        """Change rate and burst."""
+        own = self._view.own
+        if (allowance.rate, allowance.burst) != (own.rate, own.burst):
+            self._view.retune(allowance.rate, allowance.burst, self._clock.monotonic())
+
+    def take_at_once(self) -> bool:
+        """Take a token if that can be decided without waiting. False: `take` decides; nothing was counted."""
+        now = self._clock.monotonic()
+        if self._alone:
+            self._retry(now)
+            return self._view.own.take(now) is None
+        if not self._view.admit(now):
+            return False
+        self._report(urgent=2 * self._view.unreported > self._view.ahead)
+        return True
 
     async def take(self) -> float | None:
-        """None when one more is allowed, else the seconds until it is."""
-        if self._shared is not None:
-            try:
-                taken = await self._shared.take(self._name, self.allowance.rate, self.allowance.burst, 1)
-            except StoreDown:
-                pass
-            else:
-                return None if taken.tokens else taken.wait
-        return self._own.take(self._clock.monotonic())
-
-
-class _Requests:
-    """One team's budget, counted in batches.
-
-    `_left` is what was fetched and not used; below zero it is what was let through before Redis had answered.
-    """
-
-    def __init__(self, name: str, allowance: Allowance, shared: Shared | None, clock: Clock) -> None:
-        self.allowance = allowance
-        self._name = name
-        self._shared = shared
-        self._clock = clock
-        self._batch = max(1, min(math.ceil(allowance.rate * _BATCH_SECONDS), math.floor(allowance.burst)))
-        self._own = Bucket.full(allowance.rate, allowance.burst, clock.monotonic())
-        self._left = 0
-        self._empty_until = 0.0
-        self._alone_until = 0.0
-        self._fetching: asyncio.Task[None] | None = None
-
-    def take(self) -> float | None:
-        """None when one more is allowed, else the seconds until it is."""
+        """Take a token. Return None, or the seconds until there is one."""
         now = self._clock.monotonic()
-        if self._shared is None or now < self._alone_until:
-            return self._own.take(now)
-        if self._left <= 0 and now < self._empty_until:
-            return self._empty_until - now
-        if self._left <= -self._batch:
-            self._fetch(self._shared)
-            return 1.0 / self.allowance.rate
-        self._left -= 1
-        if self._left < self._batch // 2 + 1:
-            self._fetch(self._shared)
-        return None
+        if self._alone:
+            self._retry(now)
+            return self._view.own.take(now)
+        wait = self._view.refusal(now)
+        if wait is not None:
+            return wait
+        waiter: asyncio.Future[float | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        self._report(urgent=True)
+        return await waiter
 
-    async def close(self) -> None:
-        """End what is being fetched."""
-        if self._fetching is not None:
-            self._fetching.cancel()
-            await asyncio.gather(self._fetching, return_exceptions=True)
+    def give_back(self) -> None:
+        """Return a token."""
+        now = self._clock.monotonic()
+        if self._alone:
+            self._view.own.charge(-1, now)
+        else:
+            self._view.give_back(now)
+            self._report(urgent=False)
 
-    def _fetch(self, shared: Shared) -> None:
-        if self._fetching is None or self._fetching.done():
-            self._fetching = asyncio.create_task(self._fill(shared))
+    def refusal(self) -> float | None:
+        """Return the seconds until there is a token; None where there may be one now."""
+        now = self._clock.monotonic()
+        return (self._view.own.wait(now) or None) if self._alone else self._view.refusal(now)
 
-    async def _fill(self, shared: Shared) -> None:
-        wanted = self._batch - self._left
+    def close(self) -> None:
+        """Report nothing any more."""
+        if self._reporting is not None:
+            self._reporting.cancel()
+
+    def _retry(self, now: float) -> None:
+        """While Redis does not answer, ask it now and then."""
+        if self._shared is not None and now >= self._retry_at and not self._commands:
+            self._retry_at = now + _RETRY_SECONDS
+            self._send(self._shared)
+
+    def _report(self, *, urgent: bool) -> None:
+        """Ask Redis soon: at the end of this turn of the loop if it is urgent, so that requests share a command."""
+        if self._reporting is not None:
+            if self._urgent or not urgent:
+                return
+            self._reporting.cancel()
+        loop = asyncio.get_running_loop()
+        self._urgent = urgent
+        self._reporting = loop.call_soon(self._due) if urgent else loop.call_later(REPORT_SECONDS, self._due)
+
+    def _due(self) -> None:
+        self._reporting = None
+        if self._shared is not None and self._commands < _MOST_COMMANDS and (self._waiting or self._view.unreported):
+            self._send(self._shared)
+
+    def _send(self, shared: Shared) -> None:
+        waiters, self._waiting = [waiter for waiter in self._waiting if not waiter.done()], []
+        report = self._view.report(len(waiters), self._clock.monotonic())
+        self._commands += 1
+        task = asyncio.create_task(self._settle(shared, report, waiters))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _settle(self, shared: Shared, report: Report, waiters: list[asyncio.Future[float | None]]) -> None:
+        sent = self._clock.monotonic()
         try:
-            taken = await shared.take(self._name, self.allowance.rate, self.allowance.burst, wanted)
-        except StoreDown:
-            self._alone_until = self._clock.monotonic() + _ALONE_SECONDS
-            return
-        self._left += taken.tokens
-        if taken.tokens < wanted:
-            self._empty_until = self._clock.monotonic() + taken.wait
+            answer = await shared.settle(self._name, report)
+        except BaseException as error:
+            now = self._clock.monotonic()
+            self._view.failed(report, now)
+            self._alone, self._retry_at = True, now + _RETRY_SECONDS
+            for waiter in waiters:
+                _resolve(waiter, self._view.own.take(now))
+            if not isinstance(error, StoreDown):
+                raise
+        else:
+            self._alone = False
+            now = self._clock.monotonic()
+            self._view.answered(report, answer, sent, now)
+            for number, waiter in enumerate(waiters):
+                _resolve(waiter, None if number < answer.granted else self._view.wait(now))
+        finally:
+            self._commands -= 1
+            if self._waiting or self._view.unreported:
+                self._report(urgent=bool(self._waiting))
+
+
+def _resolve(waiter: asyncio.Future[float | None], wait: float | None) -> None:
+    if not waiter.done():  # its client may have left
+        waiter.set_result(wait)

@@ -112,7 +112,7 @@ class Cache:
         self._observe = observe
         self.prefetch = Prefetch(windows, self._bring_ahead, pages=prefetch, idle=idle)
 
-    async def answer(self, query: AssetsQuery, request_id: str, wish: Wish = NO_WISH, *, team: str = "") -> Answer:
+    async def answer(self, query: AssetsQuery, request_id: str, wish: Wish = NO_WISH, *, team: str) -> Answer:
         """Answer one query of a team.
 
         Raises UpstreamError when the vendor failed and no old page may be served, UpstreamRefusal when it refused the
@@ -158,7 +158,7 @@ class Cache:
         forced = wish.refresh and not wish.only_if_cached
         if forced:
             if await self._may_force(query, found):
-                errand = replace(_errand(query, found, request_id), forced=True, team=team)
+                errand = _errand(query, found, request_id, team, forced=True)
                 return await self._ask_vendor(errand, found, "request", fallback=_old(found) is not None)
             return (await self._decided(query, found, request_id, wish, team))._replace(too_soon=True)
         return await self._decided(query, found, request_id, wish, team)
@@ -168,12 +168,12 @@ class Cache:
             case Serve() as fresh:
                 return _hit(fresh, found.now, found, found.tier, window=bool(found.sources))
             case ServeAndRefresh(entry):
-                self._refresh(_errand(query, found, request_id), found)
+                self._refresh(_errand(query, found, request_id, team), found)
                 return Answer(entry, "stale", found.now, window=bool(found.sources), found=found, tier=found.tier)
             case Fetch() if wish.only_if_cached:
                 raise NotCached
             case Fetch(fallback, expired):
-                errand = replace(_errand(query, found, request_id), team=team)
+                errand = _errand(query, found, request_id, team)
                 reason: Reason = "stale" if expired else "miss"
                 return await self._ask_vendor(errand, found, reason, fallback=fallback is not None)
 
@@ -186,14 +186,14 @@ class Cache:
         return any(firsts)
 
     def _refresh(self, errand: Errand, found: Found) -> None:
-        """Fetch behind the client's back what is in grace: the page, or those that its window was cut from."""
+        """Refresh what is in grace in the background: the page, or those that its window was cut from."""
         if not found.sources:
-            self._errands.begin(errand)
+            self._errands.refresh(errand)
         for source in found.sources:
             if found.now >= source.fresh_until:
                 query = errand.query.window(source.offset, source.limit)
                 address = self._windows.address(query)
-                self._errands.begin(replace(errand, query=query, address=address, seen=source.started))
+                self._errands.refresh(replace(errand, query=query, address=address, seen=source.started))
 
     async def _ask_vendor(self, errand: Errand, found: Found, reason: Reason, *, fallback: bool) -> Answer:
         """Join the flight of this page, or begin it; `fallback` tells that an old page may be at hand."""
@@ -238,12 +238,12 @@ class Cache:
         """The page as it was asked for, or a window of stretches that the vendor is asked for instead."""
         return await self._stretches.bring(errand, found) or await self._errands.bring(errand)
 
-    async def _bring_ahead(self, query: AssetsQuery, found: Found, request_id: str) -> None:
-        await self._bring(_errand(query, found, request_id), found)
+    async def _bring_ahead(self, query: AssetsQuery, found: Found, request_id: str, team: str) -> None:
+        await self._bring(_errand(query, found, request_id, team), found)
 
 
-def _errand(query: AssetsQuery, found: Found, request_id: str) -> Errand:
-    return Errand(query, found.address, found.epoch, found.seen, request_id)
+def _errand(query: AssetsQuery, found: Found, request_id: str, team: str, *, forced: bool = False) -> Errand:
+    return Errand(query, found.address, found.epoch, found.seen, request_id, team, forced)
 
 
 def _old(found: Found) -> Entry | None:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from gateway.clock import Clock
 from gateway.core.admission import Candidate, Fetched, admit
@@ -32,9 +32,9 @@ from gateway.flights.lease import Turns
 from gateway.flights.local import Flights
 from gateway.stores.base import Store, filed, found_in
 
-# Fetch a page of the vendor: the query, the request id that the vendor is told, a deadline on the monotonic clock, and
-# the team that it is for, if any. Raises UpstreamError or UpstreamRefusal.
-FetchPage = Callable[[AssetsQuery, str, float, str | None], Awaitable[Fetched]]
+# Fetch a page from the vendor: the query, the request id that is sent along, a deadline in monotonic time, and the team
+# that caused it. Raises UpstreamError or UpstreamRefusal.
+FetchPage = Callable[[AssetsQuery, str, float, str], Awaitable[Fetched]]
 
 
 # Why a page was not stored: the vendor forbids it or gave it no lifetime, a later fetch showed more, a purge came in
@@ -46,7 +46,8 @@ Unkept = Literal["no-store", "no-lifetime", "older", "purged", "store-down"]
 class Errand:
     """What a flight is sent for. It began under a purge epoch, when the copy at hand was one fetched at `seen`.
 
-    `team` pays for it from its budget of misses; nobody does for what is fetched behind a client's back.
+    It is charged to the miss budget of `team`, whose request caused it: directly, as a refresh in grace, or as a
+    prefetch.
     """
 
     query: AssetsQuery
@@ -54,8 +55,8 @@ class Errand:
     epoch: str
     seen: float
     request_id: str
+    team: str
     forced: bool = False
-    team: str | None = None
 
     @property
     def name(self) -> str:
@@ -88,11 +89,26 @@ class Brought(NamedTuple):
     collapsed: bool
 
 
+class MissBudget(Protocol):
+    """The budgets of teams for requests to the vendor."""
+
+    async def miss(self, team: str) -> None:
+        """Charge one request to a team. Raises LimitReached."""
+        ...
+
+    def give_back_miss(self, team: str) -> None:
+        """Return the token of a request that was not sent."""
+        ...
+
+    def may_miss(self, team: str) -> bool:
+        """Return whether a request might be admitted, without waiting."""
+        ...
+
+
 class Errands:
     """Flights under way; each may take `deadline` seconds.
 
-    `check` raises the UpstreamError that is certain to come of asking the vendor now, if there is one; `charge` makes a
-    team pay for a fetch, or raises LimitReached.
+    `check` raises the UpstreamError that is certain to come of asking the vendor now, if there is one.
     """
 
     def __init__(
@@ -102,7 +118,7 @@ class Errands:
         turns: Turns,
         fetch: FetchPage,
         check: Callable[[AssetsQuery], None],
-        charge: Callable[[str], Awaitable[None]],
+        budget: MissBudget,
         limits: Limits,
         lifetimes: Lifetimes,
         deadline: float,
@@ -114,7 +130,7 @@ class Errands:
         self._turns = turns
         self._fetch = fetch
         self._check = check
-        self._charge = charge
+        self._budget = budget
         self._limits = limits
         self.lifetimes = lifetimes
         self._deadline = deadline
@@ -148,6 +164,20 @@ class Errands:
                     raise
                 # Who began the flight cannot pay for it, and who joined it may.
 
+    def refresh(self, errand: Errand) -> None:
+        """Begin the flight of this page in the background, unless the miss budget of the team is exhausted."""
+        if not self._budget.may_miss(errand.team):
+            return
+        flight, leads = self.begin(errand)
+        if not leads:
+            flight.add_done_callback(partial(self._refresh_instead, errand))
+
+    def _refresh_instead(self, errand: Errand, flight: asyncio.Task[Landed]) -> None:
+        """Refresh the page after a flight that another team began and could not pay for."""
+        error = None if flight.cancelled() else flight.exception()
+        if isinstance(error, LimitReached) and error.team != errand.team:
+            self.refresh(errand)
+
     async def close(self) -> None:
         """End the flights under way."""
         await self._flights.close()
@@ -165,13 +195,15 @@ class Errands:
                 if found is not None:
                     return found
                 if turn.mine:
-                    if errand.team is not None:
-                        await self._charge(errand.team)
+                    self._check(errand.query)  # again: a fetch that will not be made is not charged
+                    await self._budget.miss(errand.team)
                     try:
                         return await self._fetched(errand, deadline)
                     except (UpstreamError, UpstreamRefusal) as error:
-                        # What keeps this replica from asking need not keep the others.
-                        if not isinstance(error, UpstreamCircuitOpen | UpstreamOverloaded):
+                        # What keeps this replica from asking need not keep the others, and no request was sent.
+                        if isinstance(error, UpstreamCircuitOpen | UpstreamOverloaded):
+                            self._budget.give_back_miss(errand.team)
+                        else:
                             turn.failure = error
                         raise
             if self._clock.monotonic() >= deadline:

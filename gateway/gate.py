@@ -89,9 +89,7 @@ class Gate:
         return self._holds.refusals
 
     @asynccontextmanager
-    async def enter(
-        self, aoi_id: str, keys: Hashable, begun: int, patience: float, team: str | None
-    ) -> AsyncIterator[Call]:
+    async def enter(self, aoi_id: str, keys: Hashable, begun: int, patience: float, team: str) -> AsyncIterator[Call]:
         """A call of a fetch that was `begun` for a team, for the block, after `patience` seconds in the queue at most.
 
         Raises as `check`, and UpstreamOverloaded.

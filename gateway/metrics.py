@@ -79,7 +79,7 @@ class Metrics:
         self._added_up: list[Callable[[], None]] = []
         results, lookups = self._count_cache()
         self._count_requests(teams, results, lookups)
-        self._count_upstream()
+        self._count_upstream(teams)
         self._count_redis()
         self._count_process()
         self._count_reloads()
@@ -211,7 +211,7 @@ class Metrics:
         self.handlers[facts.CorruptValue] = lambda _: corrupt.inc()
         return results, lookups
 
-    def _count_upstream(self) -> None:
+    def _count_upstream(self, teams: Iterable[str]) -> None:
         calls = _Kept(self._counter("gateway_upstream_requests_total", "Requests to the vendor", "code"))
         for code in (*_UPSTREAM_CODES, "too_large"):
             calls(code)
@@ -219,6 +219,9 @@ class Metrics:
             "gateway_upstream_request_duration_seconds", "One request to the vendor, to the end of its body",
             _UPSTREAM_BUCKETS,
         )  # fmt: skip
+        caused = _Kept(self._counter("gateway_team_upstream_requests_total", "Vendor requests by team", "team"))
+        for team in ("anonymous", *teams):
+            caused(team)
         retries = _Kept(self._counter("gateway_upstream_retries_total", "Further attempts, by what failed", "reason"))
         for reason in ("timeout", "connect", "reset", "500", "502", "503", "504"):
             retries(reason)
@@ -240,6 +243,7 @@ class Metrics:
 
         def called(fact: facts.UpstreamCalled) -> None:
             calls(fact.code).inc()
+            caused(fact.team).inc()
             duration.observe(fact.duration)
 
         def queue(fact: facts.UpstreamQueue) -> None:

@@ -7,19 +7,20 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from gateway.core.crawls import CRAWL_PAGES, Crawls, Place
-from gateway.core.errors import UpstreamError, UpstreamRefusal
+from gateway.core.errors import LimitReached, UpstreamError, UpstreamRefusal
 from gateway.core.policy import Fetch
 from gateway.core.query import AssetsQuery
 from gateway.windows import Found, Windows
 
 # Where a team is, and where it would be next.
 Trail = tuple[Place, Place]
-# Bring what was not found for a query, under a request id. Raises UpstreamError or UpstreamRefusal.
-Bring = Callable[[AssetsQuery, Found, str], Awaitable[object]]
+# Fetch what was not found for a query, with a request id and for a team. Raises UpstreamError, UpstreamRefusal or
+# LimitReached.
+Bring = Callable[[AssetsQuery, Found, str, str], Awaitable[object]]
 
 
 class Prefetch:
-    """Fetches so many `pages` ahead, while `idle` says that no other call to the vendor is under way."""
+    """Fetches up to `pages` pages ahead, charged to the team that crawls, while `idle` says that the vendor is idle."""
 
     def __init__(self, windows: Windows, bring: Bring, *, pages: int, idle: Callable[[], bool]) -> None:
         self._windows = windows
@@ -59,7 +60,7 @@ class Prefetch:
         pages = [query.window(offset, query.limit) for offset in ahead if offset < total]
         pages = [page for page in pages if not self._windows.has(page)]
         if pages:
-            task = asyncio.create_task(self._fetch(pages, request_id))
+            task = asyncio.create_task(self._fetch(pages, request_id, trail[0][0]))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
 
@@ -69,10 +70,11 @@ class Prefetch:
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
-    async def _fetch(self, pages: list[AssetsQuery], request_id: str) -> None:
-        with suppress(UpstreamError, UpstreamRefusal):  # it was told, and nobody waits for it
+    async def _fetch(self, pages: list[AssetsQuery], request_id: str, team: str) -> None:
+        # No request waits for the result, and failures of the vendor were logged where they happened.
+        with suppress(UpstreamError, UpstreamRefusal, LimitReached):
             for query in pages:
                 if self._idle():
                     found = await self._windows.find(query)
                     if isinstance(found.decision, Fetch):
-                        await self._bring(query, found, request_id)
+                        await self._bring(query, found, request_id, team)

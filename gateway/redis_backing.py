@@ -14,7 +14,7 @@ from gateway.core.options import CacheOptions, TeamOptions, UpstreamOptions
 from gateway.core.store_url import parse
 from gateway.flights.lease import Leases
 from gateway.gate import Gate
-from gateway.stores.budgets import SharedBudgets
+from gateway.stores.budgets import SharedBuckets
 from gateway.stores.memory import Shelves
 from gateway.stores.redis import RedisStore
 from gateway.stores.redis_calls import RedisCalls
@@ -55,7 +55,7 @@ def around_redis(
     pause = SharedPause(calls, prefix=far.prefix, scope=scope, clock=clock)
     gate = Gate(upstream, pause, clock=clock, observe=observe)
     pause.listener = gate.hear
-    budgets = Budgets(teams, SharedBudgets(calls, prefix=far.prefix), clock, observe)
+    budgets = Budgets(teams, SharedBuckets(calls, prefix=far.prefix), clock)
     listeners = {far.channel: store.hear, leases.channel: leases.hear, pause.channel: pause.hear}
     listening = partial(word.run, listeners, store.upset, pause.look)
     following = None

@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 import zlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Literal, NamedTuple
 
 import aiohttp
@@ -27,6 +28,7 @@ from gateway.clock import Clock
 from gateway.core.admission import Fetched
 from gateway.core.cache_control import VendorCaching, vendor_caching
 from gateway.core.errors import (
+    LimitReached,
     UpstreamBroken,
     UpstreamCircuitOpen,
     UpstreamError,
@@ -81,7 +83,7 @@ def request_headers(key: VendorKey, scheme: Literal["raw", "bearer"], request_id
 
 
 class Upstream:
-    """The vendor. `open` before the first fetch, `close` after the last."""
+    """The vendor. `open` before the first fetch, `close` after the last. `charge` charges retries (`Budgets.miss`)."""
 
     def __init__(
         self,
@@ -90,9 +92,11 @@ class Upstream:
         gate: Gate,
         *,
         clock: Clock,
+        charge: Callable[[str], Awaitable[None]],
         chance: Callable[[], float],
         observe: Observe,
     ) -> None:
+        self._charge = charge
         self._options = options
         self._keys = keys
         self._clock = clock
@@ -123,8 +127,8 @@ class Upstream:
         """Raise the UpstreamError that is certain to come of a fetch now, because the vendor may not be asked."""
         self._gate.check(query.aoi_id, self._keys.in_order())
 
-    async def fetch(self, query: AssetsQuery, request_id: str, deadline: float, team: str | None) -> Fetched:
-        """Ask the vendor for one page, for a team or for nobody, until `deadline` on the monotonic clock at the latest.
+    async def fetch(self, query: AssetsQuery, request_id: str, deadline: float, team: str) -> Fetched:
+        """Fetch one page from the vendor for a team that has paid for one request; `deadline` is monotonic time.
 
         Raises UpstreamError when the vendor failed, UpstreamRefusal when it refused the query.
         """
@@ -151,12 +155,15 @@ class Upstream:
             arrived=arrived,
         )
 
-    async def _with_either_key(self, query: AssetsQuery, request_id: str, deadline: float, team: str | None) -> _Answer:
+    async def _with_either_key(self, query: AssetsQuery, request_id: str, deadline: float, team: str) -> _Answer:
         """Ask with the current key and, if that one is refused, once with the previous one."""
         keys = self._keys.in_order()
         begun = self._gate.begin(query.aoi_id, keys)
         statuses: tuple[int, ...] = ()
         for key in keys:
+            if statuses:  # without the previous key every page would fail, whatever budget is left
+                with suppress(LimitReached):
+                    await self._charge(team)
             fetch = _Fetch(query, request_id, deadline, team, keys, begun)
             answer = await self._with_retries(fetch, key)
             if answer.status not in (401, 403):
@@ -174,7 +181,7 @@ class Upstream:
         outcome = await self._outcome(fetch, key, again=False)
         while attempt < self._options.max_attempts and (reason := _worth_another(outcome)) is not None:
             left = fetch.deadline - self._clock.monotonic()
-            if left <= 0 or not self._may_ask(fetch) or not self._budget.take():
+            if left <= 0 or not self._budget.take() or not await self._may_ask_again(fetch):
                 break
             await self._clock.sleep(min(backoff(attempt, self._chance()), left))
             again = await self._outcome(fetch, key, again=True)
@@ -187,10 +194,12 @@ class Upstream:
             raise outcome
         return outcome
 
-    def _may_ask(self, fetch: _Fetch) -> bool:
+    async def _may_ask_again(self, fetch: _Fetch) -> bool:
+        """Whether another request may be sent; it is charged to the team if so."""
         try:
             self._gate.check(fetch.query.aoi_id, fetch.keys)
-        except UpstreamError:
+            await self._charge(fetch.team)
+        except (UpstreamError, LimitReached):
             return False
         return True
 
@@ -219,7 +228,7 @@ class Upstream:
                 call.well = not isinstance(error, UpstreamTimeout | UpstreamUnreachable | CutShort)
                 raise
             finally:
-                self._observe(UpstreamCalled(code, self._clock.monotonic() - began))
+                self._observe(UpstreamCalled(code, self._clock.monotonic() - began, fetch.team))
         return answer
 
     async def _call(self, query: AssetsQuery, request_id: str, key: VendorKey, timeout: float) -> _Answer:
@@ -255,7 +264,7 @@ class _Fetch(NamedTuple):
     query: AssetsQuery
     request_id: str
     deadline: float
-    team: str | None
+    team: str
     keys: tuple[VendorKey, ...]
     begun: int
 

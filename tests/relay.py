@@ -20,12 +20,13 @@ class Carried:
 class Relay:
     """Carries bytes. Those of connections that have sent `marked` are stalled (`stall`), cut (`cut`) or held (`hold`).
 
-    `holding` counts what is held back now.
+    `holding` counts what is held back now. `delay`, in seconds, is added to every answer.
     """
 
     port: int = 0
     marked: bytes = b""
     stalls: bool = False
+    delay: float = 0.0
     cuts: bool = False
     connections: list[Carried] = field(default_factory=list)
     holding: int = 0
@@ -83,6 +84,7 @@ async def relaying(port: int) -> AsyncIterator[Relay]:
     async def back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, carried: Carried) -> None:
         try:
             while data := await reader.read(65_536):
+                await asyncio.sleep(relay.delay)
                 await relay.held(carried)
                 if not (relay.stalls and relay.marked in carried.sent):
                     writer.write(data)

@@ -116,8 +116,9 @@ def test_recent_is_five_minutes_and_the_series_a_quarter_of_an_hour(process: Pro
 
 def test_the_vendor_redis_and_memory_as_they_stand(process: Process) -> None:
     process.tell(
-        facts.UpstreamCalled("200", 0.2), facts.UpstreamCalled("404", 0.2), facts.UpstreamCalled("timeout", 10.0),
-        facts.UpstreamCalled("429", 0.1), facts.UpstreamRetried("timeout"), facts.UpstreamQueue(3, 2),
+        facts.UpstreamCalled("200", 0.2, "team"), facts.UpstreamCalled("404", 0.2, "team"),
+        facts.UpstreamCalled("timeout", 10.0, "team"), facts.UpstreamCalled("429", 0.1, "team"),
+        facts.UpstreamRetried("timeout"), facts.UpstreamQueue(3, 2),
         facts.UpstreamFellShort("UpstreamTimeout", "no answer in time"), facts.KeyLoaded(STARTED - 60),
         facts.BreakerTurned("open"), facts.VendorPaused(STARTED + 30),
         facts.RedisWent(up=False, reason="ConnectionError"), facts.RedisCommand("mget", "ok", 0.001),
@@ -153,13 +154,13 @@ def test_a_refused_key_is_the_verdict_until_one_is_taken(process: Process) -> No
     def judged() -> list[str]:
         return [finding.code for finding in process.report().verdict.findings]
 
-    refused = (facts.UpstreamCalled("401", 0.1), facts.KeyRefused(401), served(502, problem="upstream_auth"))
-    process.tell(facts.KeyLoaded(STARTED), facts.UpstreamCalled("200", 0.1))
+    refused = (facts.UpstreamCalled("401", 0.1, "team"), facts.KeyRefused(401), served(502, problem="upstream_auth"))
+    process.tell(facts.KeyLoaded(STARTED), facts.UpstreamCalled("200", 0.1, "team"))
     process.clock.passed += 5
     process.tell(*refused)
     process.clock.passed += 5
     assert judged() == ["key_refused"]
-    process.tell(facts.UpstreamCalled("200", 0.1))  # with the previous key
+    process.tell(facts.UpstreamCalled("200", 0.1, "team"))  # with the previous key
     assert "key_sometimes_refused" in judged()
     process.clock.passed += 60
     assert judged() == []

@@ -16,6 +16,7 @@ from harness import SteeredClock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.budgets import Budgets
 from gateway.cache import Answer, Cache
 from gateway.core.admission import Fetched
 from gateway.core.cache_control import VendorCaching
@@ -75,10 +76,6 @@ def ignore(_: object) -> None:
     """No sink."""
 
 
-async def free(_: str) -> None:
-    """Nobody pays."""
-
-
 def build(oracle: Oracle, chunk: int) -> Cache:
     clock, limits = oracle.clock, Limits()
     if oracle.most == GENEROUS:
@@ -87,7 +84,8 @@ def build(oracle: Oracle, chunk: int) -> Cache:
     windows = Windows(store, limits, scope="s", clock=clock, observe=ignore)
     turns = Alone(clock)
     errands = Errands(
-        store=store, turns=turns, fetch=oracle.fetch, check=ignore, charge=free, limits=limits, lifetimes=Lifetimes(),
+        store=store, turns=turns, fetch=oracle.fetch, check=ignore, budget=Budgets({}, None, clock),
+        limits=limits, lifetimes=Lifetimes(),
         deadline=5, clock=clock, chance=lambda: 0.0, observe=ignore,
     )  # fmt: skip
     return Cache(

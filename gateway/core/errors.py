@@ -7,7 +7,7 @@ code a client sees for each is the business of `gateway.web.problems` alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 class GatewayError(Exception):
@@ -55,9 +55,9 @@ class Denied(CallerError):
 
 
 class LimitReached(CallerError):
-    """The team's budget of this name is used up; `limit` is how many there may be at once, times are in seconds."""
+    """The team's budget of this name is exhausted; `limit` is its burst, `retry_after` is in seconds."""
 
-    def __init__(self, team: str, budget: str, *, limit: int, retry_after: float) -> None:
+    def __init__(self, team: str, budget: Literal["requests", "misses"], *, limit: int, retry_after: float) -> None:
         super().__init__(budget)
         self.team = team
         self.budget = budget

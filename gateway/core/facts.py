@@ -118,10 +118,14 @@ class UpstreamQueue(NamedTuple):
 
 
 class UpstreamCalled(NamedTuple):
-    """One request left for the vendor; `code` is a status, or timeout, connect, tls, reset, invalid, too_large."""
+    """One request was sent to the vendor, caused by a team.
+
+    `code` is a status, or timeout, connect, tls, reset, invalid, too_large.
+    """
 
     code: str
     duration: float
+    team: str
 
 
 class UpstreamRetried(NamedTuple):
@@ -192,7 +196,7 @@ class AuthFailed(NamedTuple):
 
 
 class RateLimited(NamedTuple):
-    """A team's request was refused, because its budget of this scope was used up."""
+    """A request was answered with 429, because the team's budget of this scope is exhausted."""
 
     team: str
     scope: Literal["requests", "misses"]

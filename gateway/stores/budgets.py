@@ -1,57 +1,66 @@
-"""Budgets of teams in Redis: token buckets that all replicas take from, by Redis' own clock."""
+"""Token buckets in Redis that all replicas share. Time is that of Redis."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
+from gateway.core.bucket import TOLERANCE
 from gateway.core.errors import StoreDown
+from gateway.core.shared_bucket import FORGIVEN_SHARE, Answer, Report
 from gateway.stores.redis_calls import RedisCalls
 
-# As `core.bucket`, and so many at once as there are, up to what is wanted.
-_TAKE = """
-local now = redis.call('TIME')
-now = tonumber(now[1]) + tonumber(now[2]) / 1000000
-local rate, burst, wanted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local level, at = burst, now
+# One step of the bucket; `core.shared_bucket` states the rules and their bounds. Fields: `used` tokens are missing at
+# `time`; `forgiven` overdrafts were not charged. A `time` in the future is that of another server's clock.
+_SETTLE = f"""
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+local rate, burst, spent, delay = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local wanted, own, spare = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local tolerance = delay * rate
+local used, forgiven = -tolerance, 0
 if redis.call('TYPE', KEYS[1])['ok'] == 'hash' then
-  local known = redis.call('HMGET', KEYS[1], 'level', 'at')
-  level, at = tonumber(known[1]) or burst, tonumber(known[2]) or now
+  local known = redis.call('HMGET', KEYS[1], 'used', 'time', 'forgiven')
+  if known[1] and known[2] and known[3] then
+    local passed = math.max(0, now - tonumber(known[2]))
+    used = math.max(used, math.min(tonumber(known[1]), burst + spare) - passed * rate)
+    forgiven = math.max(0, tonumber(known[3]) - {FORGIVEN_SHARE} * rate * passed)
+  end
 else
   redis.call('DEL', KEYS[1])
 end
-level = math.min(burst, level + math.max(0, now - at) * rate)
-local taken = math.min(wanted, math.floor(level))
-level = level - taken
-redis.call('HSET', KEYS[1], 'level', tostring(level), 'at', string.format('%.6f', math.max(at, now)))
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
-return {taken, tostring(level)}
+local function tokens() return math.max(0, math.floor(burst - used + {TOLERANCE})) end
+local overdraft = math.max(0, spent - tokens())
+local pardon = math.max(0, math.min(overdraft, spare - forgiven))
+used = math.max(used + spent - pardon, own - tolerance)
+local granted = math.min(wanted, tokens())
+used = used + granted
+redis.call('HSET', KEYS[1], 'used', string.format('%.9f', used), 'time', string.format('%.6f', now),
+  'forgiven', string.format('%.9f', forgiven + pardon))
+redis.call('PEXPIRE', KEYS[1], ARGV[8])
+return {{granted, string.format('%.9f', burst - used)}}
 """
 
 
-class Taken(NamedTuple):
-    """How many tokens there were, and the seconds until there is another one (0 when there still is)."""
-
-    tokens: int
-    wait: float
-
-
-class SharedBudgets:
-    """Buckets by name; `prefix` starts every key."""
+class SharedBuckets:
+    """Buckets by name. Every key starts with `prefix`."""
 
     def __init__(self, calls: RedisCalls, *, prefix: str) -> None:
         self._calls = calls
         self._prefix = f"{prefix}budget:"
 
-    async def take(self, name: str, rate: float, burst: float, wanted: int) -> Taken:
-        """Take up to so many tokens. Raises StoreDown."""
-        # After so long it is full, and a full one need not be remembered.
-        lasts = math.ceil(burst / rate * 1000) + 1000
+    async def settle(self, name: str, report: Report) -> Answer:
+        """Charge what was spent, and take up to what is wanted. Raises StoreDown."""
+        # Seconds. By then the bucket is full and every overdraft repaid, and a full bucket need not be stored. What was
+        # forgiven takes longer, because a team could otherwise be forgiven anew after each pause.
+        lasts = max((report.burst + report.spare) / report.rate, report.spare / (report.rate * FORGIVEN_SHARE)) + 1.0
+        arguments = (
+            report.rate, report.burst, report.spent, report.delay, report.wanted, report.own, report.spare,
+            math.ceil(lasts * 1000),
+        )  # fmt: skip
         answer = await self._calls.run(
-            "budget", lambda client: client.eval(_TAKE, 1, self._prefix + name, rate, burst, wanted, lasts)
+            "budget", lambda client: client.eval(_SETTLE, 1, self._prefix + name, *arguments)
         )
         try:
-            tokens, level = int(answer[0]), float(answer[1])
+            return Answer(int(answer[0]), float(answer[1]))
         except (TypeError, ValueError, LookupError):
-            raise StoreDown("this is no answer of Redis") from None
-        return Taken(tokens, max(0.0, (1.0 - level) / rate))
+            raise StoreDown("the answer is not that of the script") from None

@@ -119,7 +119,7 @@ def _limit_reached(error: errors.LimitReached) -> Problem:
         "RateLimit-Remaining": "0",
         "RateLimit-Reset": seconds,
     }
-    words = {"requests": "this team asks too often", "misses": "this team has the vendor asked too often"}
+    words = {"requests": "request budget of this team exceeded", "misses": "cache-miss budget of this team exceeded"}
     return Problem(429, "rate_limited", words[error.budget], {"budget": error.budget}, headers)
 
 

@@ -42,7 +42,7 @@ class Ready:
     names_itself: bool
     forwarded: str | None
     seal: Seal
-    take: Callable[[], float | None] | None
+    take: Callable[[], bool] | None
     names: tuple[str, str]
     trail: Trail
     tally: Sums

@@ -59,7 +59,7 @@ class Connection(Protocol):
 class Replays:
     """What one listener remembers, within `max_bytes`.
 
-    `taker` gives what takes of a team's budget, None where requests are not counted.
+    `taker` returns what counts a request of a team, None where requests are not counted.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Replays:
         seals: Seals,
         *,
         max_bytes: int,
-        taker: Callable[[str], Callable[[], float | None] | None],
+        taker: Callable[[str], Callable[[], bool] | None],
         clients: ClientNames,
         log: AccessLog | None,
         clock: Clock,
@@ -107,8 +107,8 @@ class Replays:
             return False
         if not ready.shown_from <= now < ready.shown_until and not ready.show(entry, now):
             return False
-        if ready.take is not None and ready.take() is not None:
-            return False  # the long way will find the same, and tell the client
+        if ready.take is not None and not ready.take():
+            return False  # the long way waits for Redis, or refuses
         request_id = ids[0] if ready.names_itself else self._ids.next()
         if ready.part == "nothing":
             transport.write(b"".join((ready.before, request_id, ready.after)))

@@ -15,8 +15,8 @@ from typing import Literal
 from aiohttp import web
 
 from gateway.clock import Clock
-from gateway.core.errors import Denied
-from gateway.core.facts import Observe, RequestBegan, RequestServed, Stumbled
+from gateway.core.errors import Denied, LimitReached
+from gateway.core.facts import Observe, RateLimited, RequestBegan, RequestServed, Stumbled
 from gateway.core.teams import Team
 from gateway.web.asking import asking_of
 from gateway.web.assets import Assets
@@ -76,7 +76,7 @@ class Router:
         clients: ClientNames,
         lifecycle: Lifecycle,
         loopback_only: bool,
-        admit: Callable[[str], None],
+        admit: Callable[[str], Awaitable[None]],
         clock: Clock,
         observe: Observe,
     ) -> None:
@@ -120,7 +120,7 @@ class Router:
         exchange = Exchange(request_id or new_request_id(), asking.method, client, "assets", asking.team.name)
         reply: Reply | None = None
         try:
-            self._admit(exchange.team)
+            await self._admit(exchange.team)
             answered = await self._assets.answer(asking, target, exchange)
             reply = answered if isinstance(answered, Reply) else reply_of(asking, answered)
         except asyncio.CancelledError:
@@ -147,7 +147,7 @@ class Router:
                 return preflight
             self._check_method(request, ("GET", "HEAD"))
             team = self._authenticated(request, exchange)
-            self._admit(team.name)
+            await self._admit(team.name)
             return await self._assets.answer(asking_of(request, team), target, exchange)
         return await self._answer_route(request, target, exchange)
 
@@ -175,6 +175,8 @@ class Router:
     def _failed(self, error: Exception, exchange: Exchange) -> web.Response:
         problem = problem_of(error)
         exchange.problem = problem.code.encode(errors="replace").decode()  # a vendor's code may have lone surrogates
+        if isinstance(error, LimitReached):
+            self._observe(RateLimited(error.team, error.budget))
         if problem is INTERNAL_ERROR:
             self._observe(Stumbled(type(error).__name__, _where(error), exchange.request_id))
         return render(problem, exchange.request_id)

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from harness import VENDOR_KEY, SteeredClock, spawn
 
+from gateway.budgets import Budgets
 from gateway.cache import Cache
 from gateway.core.admission import Fetched
 from gateway.core.cache_control import VendorCaching
@@ -56,10 +57,6 @@ def ignore(_: object) -> None:
     """No sink."""
 
 
-async def free(_: str) -> None:
-    """Nobody pays."""
-
-
 def workload(chance: random.Random, totals: dict[str, int]) -> list[AssetsQuery]:
     """Crawls with each page size, and reads of windows that begin anywhere, in no order."""
     aois = list(totals)
@@ -90,7 +87,8 @@ async def calls(vendor: MockVendor, reads: list[AssetsQuery], limits: Limits, ch
     windows = Windows(store, limits, scope="s", clock=clock, observe=ignore)
     turns, lifetimes = Alone(clock), Lifetimes(settled=3600)
     errands = Errands(
-        store=store, turns=turns, fetch=fetch, check=ignore, charge=free, limits=limits, lifetimes=lifetimes,
+        store=store, turns=turns, fetch=fetch, check=ignore, budget=Budgets({}, None, clock),
+        limits=limits, lifetimes=lifetimes,
         deadline=15, clock=clock, chance=lambda: 0.0, observe=ignore,
     )  # fmt: skip
     cache = Cache(
@@ -99,7 +97,7 @@ async def calls(vendor: MockVendor, reads: list[AssetsQuery], limits: Limits, ch
         observe=ignore,
     )  # fmt: skip
     for query in reads:
-        await cache.answer(query, "r")
+        await cache.answer(query, "r", team="bench")
     await cache.close()
     return made
 
