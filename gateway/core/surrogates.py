@@ -1,4 +1,4 @@
-"""Lone surrogates in JSON: `\ud83d` without the other half of its pair.
+r"""Lone surrogates in JSON: `\ud83d` without the other half of its pair.
 
 The grammar of JSON allows them (RFC 8259, section 8.2) and vendors send them, for instance where a name was cut in the
 middle of an emoji. `msgspec` refuses to decode them and to encode them.
