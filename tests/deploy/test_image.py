@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -115,6 +116,23 @@ def test_image_has_the_bytecode_of_every_module_that_serve_imports(image: Image,
     with Container(image, tmp_path, arguments=["python", "-P", "-c", UNCOMPILED], user=random_user()) as container:
         assert container.wait(PATIENCE) == 0, container.output
     assert container.output.split() == []
+
+
+async def test_image_ends_as_process_1_when_it_is_stopped_during_startup(image: Image, tmp_path: Path) -> None:
+    arguments = [*image.entrypoint, *image.command]
+    environ = {"GATEWAY_SERVER__PORT": "0", "GATEWAY_AUTH__MODE": "open", "GATEWAY_UPSTREAM__API_KEY": KEY}
+    with Container(image, tmp_path, arguments, environ) as container:
+        # The kernel ignores a signal to process 1 without a handler.
+        await until(lambda: catches_sigterm(container.execute("cat", "/proc/1/status").stdout) or container.ended)
+        container.signal("TERM")
+        assert container.wait(PATIENCE) == 0, container.output
+    assert "Traceback" not in container.output
+
+
+def catches_sigterm(status: str) -> bool:
+    """Whether a process with this /proc/PID/status has a handler for SIGTERM."""
+    [caught] = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")] or ["0"]
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def test_image_without_a_key_ends_with_the_exit_code_of_a_configuration_error(image: Image, tmp_path: Path) -> None:
