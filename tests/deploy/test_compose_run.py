@@ -164,6 +164,14 @@ async def test_health_checks_of_the_services_succeed(project: Project) -> None:
     assert redis.execute(*command).stdout == "PONG\n"
 
 
+async def test_commands_of_the_comments_work_in_the_gateways(project: Project) -> None:
+    [gateway, _] = project.gateways
+    gateway.signal("HUP")  # `compose kill --signal SIGHUP gateway`
+    await until(lambda: "the configuration was reloaded" in gateway.output)
+    created = gateway.execute(*gateway.image.entrypoint, "token", "new", "--team", "analytics")
+    assert created.stdout.startswith("pgw_"), created.stderr
+
+
 async def test_prometheus_scrapes_every_gateway_and_sends_alerts_to_alertmanager(project: Project) -> None:
     await until(answers(lambda: project.get("prometheus", 9090, "/-/ready")))
 

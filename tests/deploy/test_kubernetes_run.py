@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -62,9 +63,24 @@ class Cluster:
         self._image, self._directory, self._network, self._stack = image, directory, network, stack
         self._objects = rendered(EXAMPLE)
         (directory / "resolv.conf").write_text(RESOLV_CONF, encoding="utf-8")
-        self.secret = directory / "secret"
-        self.secret.mkdir()
-        (self.secret / "api-key").write_text(f"{KEY}\n", encoding="utf-8")
+        self._secret = directory / "secret"
+        self._secret.mkdir()
+        (self._secret / "api-key").symlink_to("..data/api-key")
+        self.write_secret(KEY)
+
+    def write_secret(self, key: str) -> None:
+        """Change the Secret as the kubelet does: a new directory, and a symbolic link that is replaced at once."""
+        volumes = only(self._objects, "Deployment")["spec"]["template"]["spec"]["volumes"]
+        [mode] = [volume["secret"]["defaultMode"] for volume in volumes if "secret" in volume]
+        written = self._secret / f"..{uuid.uuid4().hex}"
+        written.mkdir()
+        file = written / "api-key"
+        file.write_text(f"{key}\n", encoding="utf-8")
+        file.chmod(mode)
+        os.chown(file, 0, only(self._objects, "Deployment")["spec"]["template"]["spec"]["securityContext"]["fsGroup"])
+        link = self._secret / "..data_tmp"
+        link.symlink_to(written.name)
+        link.rename(self._secret / "..data")
 
     def start_vendor(self) -> None:
         arguments = [*self._image.entrypoint, "mock-vendor", "--host", "0.0.0.0", "--port", "8081", "--key", KEY]
@@ -113,7 +129,7 @@ class Cluster:
             mounts=[
                 *programs,
                 bind(self._directory / "resolv.conf", "/etc/resolv.conf"),
-                *(self._mount(volume, mounted[volume["name"]], security) for volume in pod.get("volumes", [])),
+                *(self._mount(volume, mounted[volume["name"]]) for volume in pod.get("volumes", [])),
             ],
             network=host.namespace,
             memory=int(memory.removesuffix("Mi")) * MIB,
@@ -121,8 +137,8 @@ class Cluster:
         self._stack.enter_context(container)
         return Pod(deployment, host, container)
 
-    def _mount(self, volume: dict[str, Any], target: str, security: dict[str, Any]) -> dict[str, Any]:
-        """Mount a volume as the kubelet does: with the mode that it names, for the group of the pod."""
+    def _mount(self, volume: dict[str, Any], target: str) -> dict[str, Any]:
+        """Mount a volume as the kubelet does."""
         if "emptyDir" in volume:
             return tmpfs(target, "mode=1777", f"size={volume['emptyDir']['sizeLimit'].removesuffix('i')}")
         if "configMap" in volume:
@@ -131,10 +147,7 @@ class Cluster:
             for name, text in only(self._objects, "ConfigMap", volume["configMap"]["name"])["data"].items():
                 (directory / name).write_text(text, encoding="utf-8")
             return bind(directory, target)
-        for path in self.secret.iterdir():
-            path.chmod(volume["secret"]["defaultMode"])
-            os.chown(path, 0, security["fsGroup"])
-        return bind(self.secret, target)
+        return bind(self._secret, target)
 
 
 @pytest.fixture
@@ -144,7 +157,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
         yield Cluster(image, tmp_path, stack.enter_context(Network()), stack)
 
 
-async def test_pods_become_ready_and_serve_and_end_in_time(cluster: Cluster) -> None:
+async def test_pods_become_ready_serve_follow_the_secret_and_end_in_time(cluster: Cluster) -> None:
     cluster.start_vendor()
     redis = cluster.start_redis()
     await until(lambda: redis.succeeds("readinessProbe"))
@@ -175,6 +188,9 @@ async def test_pods_become_ready_and_serve_and_end_in_time(cluster: Cluster) -> 
     assert "hit" in other.host.get(ports["http"], path, **authorised)[1]["Cache-Status"]
     metrics = gateway.host.get(ports["metrics"], "/metrics")[2].decode()
     assert "\ngateway_redis_up 1.0\n" in metrics
+
+    cluster.write_secret("another-key")
+    await until(lambda: "the vendor key has changed" in gateway.container.output)
 
     gateway.container.signal("TERM")
     assert gateway.container.wait(gateway.specification["terminationGracePeriodSeconds"]) == 0
