@@ -31,6 +31,7 @@ class Journal:
             facts.VendorResumed, facts.CorruptValue, facts.VendorForbidsStoring, facts.Stumbled,
         )  # fmt: skip
         self.handlers: dict[type, Callable[[Any], None]] = dict.fromkeys(kinds, self._tell)
+        self.handlers[facts.ConnectionReuseSuspended] = _reuse_suspended
 
     def _tell(self, fact: NamedTuple) -> None:
         match fact:
@@ -73,3 +74,10 @@ def _tell_of_redis(fact: facts.RedisWent) -> None:
         _log.warning("redis refuses commands that the gateway needs", extra={"why": fact.reason})
     else:
         _log.warning("redis does not answer; pages are served from memory and the vendor", extra={"why": fact.reason})
+
+
+def _reuse_suspended(fact: facts.ConnectionReuseSuspended) -> None:
+    _log.warning(
+        "for ten minutes each call to the vendor uses a connection of its own",
+        extra={"why": fact.reason, "host": fact.host},
+    )

@@ -225,6 +225,11 @@ class Metrics:
         retries = _Kept(self._counter("gateway_upstream_retries_total", "Further attempts, by what failed", "reason"))
         for reason in ("timeout", "connect", "reset", "500", "502", "503", "504"):
             retries(reason)
+        connections = _Kept(
+            self._counter("gateway_upstream_connections_total", "Connections of calls to the vendor", "kind")
+        )
+        for kind in get_args(facts.ConnectionKind):
+            connections(kind)
         in_flight = self._gauge("gateway_upstream_in_flight", "Requests to the vendor under way")
         queued = self._gauge("gateway_upstream_queued", "Requests that wait for a place")
         loaded = self._gauge("gateway_upstream_key_loaded_timestamp_seconds", "When the vendor key was read")
@@ -251,6 +256,7 @@ class Metrics:
             queued.set(fact.queued)
 
         self.handlers[facts.UpstreamCalled] = called
+        self.handlers[facts.UpstreamConnection] = lambda fact: connections(fact.kind).inc()
         self.handlers[facts.UpstreamQueue] = queue
         self.handlers[facts.BreakerTurned] = turned
         self.handlers[facts.VendorPaused] = lambda fact: paused.set(fact.until)

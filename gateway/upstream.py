@@ -5,42 +5,35 @@ attempt `core.retry`; what becomes of the result is the cache's business.
 
 aiohttp's own conveniences are switched off one by one, because each would do something with our key that nobody asked
 for: redirects carry it along, the cookie jar replays cookies, a request whose connection was cut is sent again (see
-`sending`), a reused connection may hold an answer to somebody else's question (so every call has its own), bodies are
-inflated without a bound.
+`sending`), a kept connection may hold the answer to another request (see `connections`), bodies are inflated without a
+bound.
 """
 
 from __future__ import annotations
 
-import asyncio
-import ssl
-import zlib
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Literal, NamedTuple
 
 import aiohttp
-from multidict import CIMultiDictProxy
-from yarl import URL
 
 from gateway import __version__
-from gateway.bodies import CutShort, read_body
+from gateway.bodies import CutShort
 from gateway.clock import Clock
+from gateway.connections import VendorConnector
 from gateway.core.admission import Fetched
 from gateway.core.cache_control import VendorCaching, vendor_caching
 from gateway.core.errors import (
     LimitReached,
-    UpstreamBroken,
     UpstreamCircuitOpen,
     UpstreamError,
     UpstreamOverloaded,
     UpstreamRateLimited,
     UpstreamRefusedKey,
     UpstreamTimeout,
-    UpstreamTooLarge,
     UpstreamUnreachable,
 )
-from gateway.core.facts import KeyRefused, Observe, UpstreamCalled, UpstreamRetried
-from gateway.core.listing import MAX_ENVELOPE_BYTES
+from gateway.core.facts import KeyRefused, Observe, UpstreamRetried
 from gateway.core.options import UpstreamOptions
 from gateway.core.query import AssetsQuery
 from gateway.core.retry import RETRYABLE_STATUS, RetryBudget, backoff
@@ -48,18 +41,25 @@ from gateway.core.vendor_answer import read_answer, wished_pause
 from gateway.gate import Gate
 from gateway.keys import KeyRing, VendorKey
 from gateway.resolver import Resolver
-from gateway.sending import MAX_HEADERS, MAX_LINE_BYTES, NoConnection, NoTls, send_once, unreachable
+from gateway.sending import MAX_HEADERS, MAX_LINE_BYTES, Answer, Sender, code_of, send_once
 from gateway.upstream_tls import upstream_tls
 
 # What the gate says instead of asking.
 _NOT_ASKED = (UpstreamCircuitOpen, UpstreamOverloaded, UpstreamRateLimited, UpstreamRefusedKey)
 
 
-def client_session(options: UpstreamOptions, resolver: Resolver) -> aiohttp.ClientSession:
-    """A session to talk to the vendor with. Raises OSError or ssl.SSLError when `upstream.ca_file` cannot be read."""
-    tls = upstream_tls(options.ca_file)
+def client_session(
+    options: UpstreamOptions, resolver: Resolver, connector: aiohttp.TCPConnector | None = None
+) -> aiohttp.ClientSession:
+    """Make a session to talk to the vendor with; without a connector each request has a connection of its own.
+
+    Raises OSError or ssl.SSLError when `upstream.ca_file` cannot be read.
+    """
+    if connector is None:
+        tls = upstream_tls(options.ca_file)
+        connector = aiohttp.TCPConnector(limit=0, force_close=True, resolver=resolver, ssl=tls)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True, resolver=resolver, ssl=tls),
+        connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,
@@ -104,14 +104,23 @@ class Upstream:
         self._observe = observe
         self._budget = RetryBudget(options.retry_ratio)
         self._gate = gate
-        self._proxy = None if options.proxy is None else options.proxy.get_secret_value()
         self._session: aiohttp.ClientSession | None = None
+        self._sender: Sender | None = None
         self._resolver: Resolver | None = None
 
     async def open(self) -> None:
         """Make the client session. Raises OSError or ssl.SSLError when `upstream.ca_file` cannot be read."""
+        options, clock, observe = self._options, self._clock, self._observe
         self._resolver = Resolver()
-        self._session = client_session(self._options, self._resolver)
+        connector = VendorConnector(
+            options,
+            tls=upstream_tls(options.ca_file),
+            resolver=self._resolver,
+            monotonic=clock.monotonic,
+            observe=observe,
+        )
+        self._session = client_session(options, self._resolver, connector)
+        self._sender = Sender(self._session, connector, options, clock=clock, observe=observe)
 
     async def close(self) -> None:
         """Close what is open."""
@@ -155,7 +164,7 @@ class Upstream:
             arrived=arrived,
         )
 
-    async def _with_either_key(self, query: AssetsQuery, request_id: str, deadline: float, team: str) -> _Answer:
+    async def _with_either_key(self, query: AssetsQuery, request_id: str, deadline: float, team: str) -> Answer:
         """Ask with the current key and, if that one is refused, once with the previous one."""
         keys = self._keys.in_order()
         begun = self._gate.begin(query.aoi_id, keys)
@@ -176,15 +185,15 @@ class Upstream:
             return await self._with_either_key(query, request_id, deadline, team)
         raise UpstreamRefusedKey("the vendor refused our key", status=statuses[-1])
 
-    async def _with_retries(self, fetch: _Fetch, key: VendorKey) -> _Answer:
+    async def _with_retries(self, fetch: _Fetch, key: VendorKey) -> Answer:
         attempt = 1
-        outcome = await self._outcome(fetch, key, again=False)
+        outcome = await self._outcome(fetch, key, after=None)
         while attempt < self._options.max_attempts and (reason := _worth_another(outcome)) is not None:
             left = fetch.deadline - self._clock.monotonic()
             if left <= 0 or not self._budget.take() or not await self._may_ask_again(fetch):
                 break
             await self._clock.sleep(min(backoff(attempt, self._chance()), left))
-            again = await self._outcome(fetch, key, again=True)
+            again = await self._outcome(fetch, key, after=reason)
             if isinstance(again, _NOT_ASKED):
                 break  # what the vendor said tells more
             self._observe(UpstreamRetried(reason))
@@ -203,59 +212,31 @@ class Upstream:
             return False
         return True
 
-    async def _outcome(self, fetch: _Fetch, key: VendorKey, *, again: bool) -> _Answer | UpstreamError:
+    async def _outcome(self, fetch: _Fetch, key: VendorKey, *, after: str | None) -> Answer | UpstreamError:
         try:
-            return await self._attempt(fetch, key, again=again)
+            return await self._attempt(fetch, key, after=after)
         except UpstreamError as error:
             return _bare(error)
 
-    async def _attempt(self, fetch: _Fetch, key: VendorKey, *, again: bool) -> _Answer:
+    async def _attempt(self, fetch: _Fetch, key: VendorKey, *, after: str | None) -> Answer:
         left = fetch.deadline - self._clock.monotonic()
         async with self._gate.enter(fetch.query.aoi_id, fetch.keys, fetch.begun, left, fetch.team) as call:
-            if not again:
+            if after is None:
                 self._budget.called()
-            began = self._clock.monotonic()
-            code = "reset"
+            assert self._sender is not None, "open() comes first"  # noqa: S101 - a mistake of ours, not of the vendor
+            limit = min(fetch.deadline - self._clock.monotonic(), self._options.attempt_timeout)
+            headers = request_headers(key, self._options.auth_scheme, fetch.request_id)
+            # Where one connection failed, the others that are kept may be dead, too.
+            fresh = after in ("timeout", "reset")
             try:
-                limit = min(fetch.deadline - began, self._options.attempt_timeout)
-                answer = await self._call(fetch.query, fetch.request_id, key, limit)
-                code = str(answer.status) if 100 <= answer.status <= 599 else "invalid"
+                answer = await self._sender.ask(fetch.query, headers, limit, fetch.team, fresh=fresh)
                 call.pause = wished_pause(answer.status, answer.headers, self._clock.now())
                 call.well = call.pause is not None or answer.status not in RETRYABLE_STATUS
             except UpstreamError as error:
-                code = _code_of(error)
                 # Nonsense in time is an answer; silence, and answers that are cut, are none.
                 call.well = not isinstance(error, UpstreamTimeout | UpstreamUnreachable | CutShort)
                 raise
-            finally:
-                self._observe(UpstreamCalled(code, self._clock.monotonic() - began, fetch.team))
         return answer
-
-    async def _call(self, query: AssetsQuery, request_id: str, key: VendorKey, timeout: float) -> _Answer:
-        """Send one request and read its answer to the end, translating every way in which that can fail."""
-        assert self._session is not None, "open() comes first"  # noqa: S101 - a mistake of ours, not of the vendor
-        options = self._options
-        headers = request_headers(key, options.auth_scheme, request_id)
-        url = URL(options.base_url + query.target, encoded=True)
-        try:
-            async with (
-                asyncio.timeout(timeout),
-                self._session.get(url, headers=headers, allow_redirects=False, proxy=self._proxy) as response,
-            ):
-                limit = options.max_body_bytes if response.status == 200 else MAX_ENVELOPE_BYTES
-                body = await read_body(response, limit)
-                return _Answer(response.status, response.headers, body)
-        except aiohttp.ConnectionTimeoutError:
-            raise NoConnection("no connection in time") from None
-        except TimeoutError:
-            raise UpstreamTimeout("no complete answer in time") from None
-        except (aiohttp.ClientPayloadError, zlib.error) as error:
-            raise CutShort(f"the body is not whole: {type(error).__name__}", status=response.status) from None
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError, ssl.SSLError) as error:
-            raise unreachable(error) from None
-        except (aiohttp.ClientError, ValueError) as error:
-            # repr() of aiohttp's errors holds the request's headers, our key among them: only the class is told.
-            raise UpstreamBroken(f"not HTTP as we know it: {type(error).__name__}") from None
 
 
 class _Fetch(NamedTuple):
@@ -269,42 +250,19 @@ class _Fetch(NamedTuple):
     begun: int
 
 
-class _Answer(NamedTuple):
-    status: int
-    headers: CIMultiDictProxy[str]
-    body: bytes
-
-
 def _bare(error: UpstreamError) -> UpstreamError:
     """The error without the frames that it came through, which hold the body until the garbage collector comes."""
     error.__context__ = None
     return error.with_traceback(None)
 
 
-def _worth_another(outcome: _Answer | UpstreamError) -> str | None:
+def _worth_another(outcome: Answer | UpstreamError) -> str | None:
     """Why another attempt may fare better, as a label; None when it would not."""
     match outcome:
         case UpstreamTimeout() | UpstreamUnreachable() | CutShort():
-            return _code_of(outcome)
+            return code_of(outcome)
         # A 503 that names a time is a wish for a pause, not for another attempt.
-        case _Answer() if outcome.status in RETRYABLE_STATUS and "Retry-After" not in outcome.headers:
+        case Answer() if outcome.status in RETRYABLE_STATUS and "Retry-After" not in outcome.headers:
             return str(outcome.status)
         case _:
             return None
-
-
-def _code_of(error: UpstreamError) -> str:
-    """The `code` label of `gateway_upstream_requests_total` for a failed attempt."""
-    match error:
-        case UpstreamTimeout():
-            return "timeout"
-        case NoConnection():
-            return "connect"
-        case NoTls():
-            return "tls"
-        case UpstreamUnreachable() | CutShort():
-            return "reset"
-        case UpstreamTooLarge():
-            return "too_large"
-        case _:
-            return "invalid"

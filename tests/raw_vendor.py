@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ class RawVendor:
     url: str = ""
     requests: list[bytes] = field(default_factory=list)
     connections: int = 0
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
 
 # Answer one request, of this head.
@@ -24,13 +26,16 @@ Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def raw_vendor(answer: Answer) -> AsyncIterator[RawVendor]:
+async def raw_vendor(
+    answer: Answer, tls: ssl.SSLContext | None = None, address: tuple[str, int] = ("127.0.0.1", 0)
+) -> AsyncIterator[RawVendor]:
     """A vendor that is asked again on the same connection as long as neither side closes it."""
     vendor = RawVendor()
     serving: set[asyncio.Task[Any]] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         vendor.connections += 1
+        vendor.writers.append(writer)
         task = asyncio.current_task()
         assert task is not None
         serving.add(task)
@@ -43,8 +48,8 @@ async def raw_vendor(answer: Answer) -> AsyncIterator[RawVendor]:
                 await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
-    vendor.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(connected, *address, ssl=tls)
+    vendor.url = f"{'http' if tls is None else 'https'}://{address[0]}:{server.sockets[0].getsockname()[1]}"
     try:
         yield vendor
     finally:

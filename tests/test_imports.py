@@ -41,9 +41,12 @@ ALLOWED: dict[str, set[str]] = {
     "windows": {"stores", "core", "clock"},
     "stores": {"core", "clock"},
     "flights": {"core", "clock"},
-    "upstream": {"bodies", "sending", "resolver", "upstream_tls", "gate", "core", "clock", "keys"},
+    "upstream": {"sending", "bodies", "connections", "resolver", "upstream_tls", "gate", "core", "clock", "keys"},
     "bodies": {"core"},
-    "sending": {"core"},
+    "sending": {"bodies", "connections", "clock", "core"},
+    "connections": {"vendor_connection", "core"},
+    "vendor_connection": {"transport_state", "core"},
+    "transport_state": set(),
     "budgets": {"core", "clock"},
     "reload": {"settings", "web", "budgets", "errands", "keys", "key_files", "tls", "clock", "core"},
     "gate": {"places", "core", "clock"},
@@ -77,7 +80,8 @@ HOMES = {
     "redis": {"stores", "doctor"},
     "prometheus_client": {"metrics", "exposition", "app"},
     "jinja2": {"web"},
-    "aiohttp": {"bodies", "sending", "web", "upstream", "upstream_tls", "resolver", "mock_vendor", "warm", "doctor"},
+    "aiohttp": {"bodies", "sending", "connections", "vendor_connection", "web", "upstream", "upstream_tls", "resolver"}
+    | {"mock_vendor", "warm", "doctor"},
     "rich": {"progress", "doctor"},
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -15,6 +15,8 @@ CacheResult = Literal[
 
 Tier = Literal["memory", "redis"]
 
+ConnectionKind = Literal["new", "reused", "replaced", "dirty"]
+
 # Upper bounds in seconds of the classes that durations of requests are counted in; one more has all beyond.
 LATENCY_BOUNDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -126,6 +128,22 @@ class UpstreamCalled(NamedTuple):
     code: str
     duration: float
     team: str
+
+
+class UpstreamConnection(NamedTuple):
+    """A call began with a `new` or a `reused` connection, or something happened to a kept one.
+
+    `replaced`: it was lost before the first byte of an answer. `dirty`: bytes arrived that no request had asked for.
+    """
+
+    kind: ConnectionKind
+
+
+class ConnectionReuseSuspended(NamedTuple):
+    """For ten minutes each call to the vendor (`host`) has a connection of its own; `reason` says why."""
+
+    reason: str
+    host: str
 
 
 class UpstreamRetried(NamedTuple):

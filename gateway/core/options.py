@@ -128,6 +128,10 @@ class UpstreamOptions(Section):
     """Calls in flight, per instance."""
     max_queue: Annotated[int, Field(ge=0)] = 256
     """Calls waiting for a place, per instance; beyond: 503 `overloaded`."""
+    keepalive_connections: Annotated[int, Field(ge=0)] = 64
+    """Idle connections kept for further calls, per instance; 0: a new connection for each call."""
+    keepalive_timeout: Seconds = 15
+    """How long an idle connection is kept; 0: a new connection for each call."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8_388_608
     """Largest vendor body, decoded."""
     breaker: BreakerOptions = BreakerOptions()
