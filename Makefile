@@ -36,7 +36,7 @@ check: $(VENV)/.development ## Format, lint and types.
 	@$(BIN)/mypy --num-workers 2
 
 bench: $(VENV)/.development ## Measure: vendor calls, faults, freshness, memory, and costs beside nginx's (some 20 minutes).
-	@for name in stampede windows faults freshness eviction memory hits growth starting scraping; do \
+	@for name in stampede windows faults freshness eviction memory hits distance growth starting scraping; do \
 		echo; echo "== $$name"; $(BIN)/python tests/bench/$$name.py || exit 1; done
 
 soak: $(VENV)/.development ## Minutes of random faults: wrong bodies, unexplained errors, memory (SOAK_SECONDS=180).

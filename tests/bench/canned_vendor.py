@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
+import ssl
 from functools import lru_cache
 from typing import cast
 
@@ -79,11 +80,14 @@ class _Connection(asyncio.Protocol):
             self._transport.write(self._canned.answer(head))
 
 
-async def serve(port: int) -> None:
-    """Answer until the process is ended."""
-    canned = Canned()
+async def serve(port: int, certificate: str | None) -> None:
+    """Answer until the process is ended, over TLS if there is a certificate (PEM, with its key)."""
+    canned, tls = Canned(), None
+    if certificate is not None:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificate)
     server = await asyncio.get_running_loop().create_server(
-        lambda: _Connection(canned), "127.0.0.1", port, backlog=1024
+        lambda: _Connection(canned), "127.0.0.1", port, backlog=1024, ssl=tls
     )
     async with server:
         await server.serve_forever()
@@ -92,7 +96,9 @@ async def serve(port: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    uvloop.run(serve(parser.parse_args().port))
+    parser.add_argument("--certificate")
+    given = parser.parse_args()
+    uvloop.run(serve(given.port, given.certificate))
 
 
 if __name__ == "__main__":

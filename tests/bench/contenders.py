@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Self
+from urllib.parse import urlsplit
 
 from accounting import cpu_seconds, family
 
@@ -133,6 +134,8 @@ class Place:
     redis: str
     log: bool = False
     workers: int = 1
+    ca: Path | None = None
+    """Whom to trust (PEM) where the vendor is behind TLS; its certificate is for localhost, too."""
 
     def room(self, name: str) -> Path:
         """A new directory, which everybody may enter: nginx's workers are somebody else."""
@@ -154,6 +157,7 @@ def gateway(
     lines = [
         "[server]", f"port = {port}", f"workers = {place.workers}", f"replay = {str(replay).lower()}",
         "[upstream]", f'base_url = "{place.vendor}"', 'api_key = "k3y-of-the-vendor"',
+        *([] if place.ca is None else [f'ca_file = "{place.ca}"']),
         "[cache]", f"memory_max_bytes = {memory}", "prefetch = 0", "redis_timeout = 1.0",
         f'url = "{place.redis if redis else "memory://"}"', f'key_prefix = "bench-{port}"',
         "[cache.lifetimes]", "settled = 86400", "jitter = 0",
@@ -195,7 +199,8 @@ http {{
     listen 127.0.0.1:{port} backlog=1024;
     location / {{
       if ($allowed = 0) {{ return 401; }}
-      proxy_pass http://vendor;
+      proxy_pass {scheme}://vendor;
+      {tls}
       proxy_http_version 1.1;
       proxy_set_header Connection "";
       proxy_set_header Authorization key;
@@ -209,6 +214,12 @@ http {{
 }}
 """
 
+_NGINX_TLS = """
+      proxy_ssl_verify on;
+      proxy_ssl_name localhost;
+      proxy_ssl_trusted_certificate {ca};
+"""
+
 
 def nginx(place: Place) -> Server:
     """Debian's nginx with proxy_cache."""
@@ -217,7 +228,8 @@ def nginx(place: Place) -> Server:
         _NGINX.format(
             user=user.pw_name, group=grp.getgrgid(user.pw_gid).gr_name, workers=place.workers, room=room,
             access_log="/dev/null combined" if place.log else "off", token=TOKEN,
-            vendor=place.vendor.removeprefix("http://"), port=port,
+            vendor=urlsplit(place.vendor).netloc, scheme=urlsplit(place.vendor).scheme, port=port,
+            tls="" if place.ca is None else _NGINX_TLS.format(ca=place.ca),
         ),
         encoding="utf-8",
     )  # fmt: skip
@@ -275,10 +287,12 @@ def afternoon(place: Place) -> Server:
     return Server(command, port, place.core, Path(os.devnull) if place.log else room / "log")
 
 
-def canned_vendor(core: Sequence[int], directory: Path) -> Server:
+def canned_vendor(core: Sequence[int], directory: Path, certificate: Path | None = None) -> Server:
     """The vendor behind all of them."""
     port = free_port()
     command = [sys.executable, str(HERE / "canned_vendor.py"), "--port", str(port)]
+    if certificate is not None:
+        command += ["--certificate", str(certificate)]
     return Server(command, port, core, directory / "vendor.log")
 
 
