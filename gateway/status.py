@@ -32,6 +32,7 @@ _ANSWERED = {
     **{name: (_COLUMN[name], _WITHOUT_VENDOR, columns.HIT_TIMES) for name in columns.WITHOUT_VENDOR},
     **{name: (_COLUMN[name], _FETCHED, columns.MISS_TIMES) for name in columns.FETCHED},
 }
+_CONNECTIONS = dict(zip(columns.CONNECTION_KINDS, columns.CONNECTIONS, strict=True))
 _CLIENT_LEFT = 499  # as `web.router` has it
 _NO_ANSWER = frozenset(("401", "403", "407", "408", "429"))
 _SLOTS_PER_TEAM_SLOT = int(columns.TEAM_STEP_SECONDS / columns.STEP_SECONDS)
@@ -76,6 +77,7 @@ class Status:
             facts.Evicted: lambda fact: self._count(columns.EVICTIONS, fact.entries),
             facts.UpstreamQueue: lambda fact: self._stands(calls_in_flight=fact.in_flight, calls_queued=fact.queued),
             facts.UpstreamCalled: self._called,
+            facts.UpstreamConnection: lambda fact: self._count(_CONNECTIONS[fact.kind]),
             facts.UpstreamRetried: lambda _: self._count(columns.RETRIES),
             facts.UpstreamFellShort: self._fell_short,
             facts.BreakerTurned: lambda fact: self._stands(breaker=fact.state),

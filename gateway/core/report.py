@@ -124,6 +124,9 @@ def _vendor(snapshot: Snapshot, recent: Sequence[int], ever: Sequence[int]) -> V
         key_refusals_recent=recent[columns.KEY_REFUSALS],
         last_failure=state.failure,
         latency=_latency(recent, columns.CALL_TIMES),
+        connections_recent={
+            kind: recent[column] for kind, column in zip(columns.CONNECTION_KINDS, columns.CONNECTIONS, strict=True)
+        },
     )
 
 

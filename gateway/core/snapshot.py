@@ -7,12 +7,13 @@ workers, whatever each of them takes the time of day to be.
 from __future__ import annotations
 
 from functools import reduce
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 from gateway.core import rolling, space_saving
 from gateway.core.breaker import BreakerState
+from gateway.core.facts import ConnectionKind
 from gateway.core.latency import BUCKETS
 from gateway.core.space_saving import Summary
 
@@ -33,13 +34,15 @@ OUTCOMES = (
     "failed", "refused", "left",
 )  # fmt: skip
 WITHOUT_VENDOR = OUTCOMES[:4]
+CONNECTION_KINDS: tuple[ConnectionKind, ...] = get_args(ConnectionKind)
 FETCHED = OUTCOMES[4:9]
 (
     BODY_BYTES, CALLS_ANSWERED, CALLS_FAILED, KEY_REFUSALS, RETRIES, EVICTIONS,
     REDIS_ANSWERED, REDIS_FAILED, REDIS_HITS, REDIS_MISSES, AUTH_FAILED, LOG_DROPPED,
 ) = range(len(OUTCOMES), len(OUTCOMES) + 12)  # fmt: skip
+CONNECTIONS = range(len(OUTCOMES) + 12, len(OUTCOMES) + 12 + len(CONNECTION_KINDS))
 HIT_TIMES, MISS_TIMES, CALL_TIMES, REDIS_TIMES, LAG_TIMES = range(
-    len(OUTCOMES) + 12, len(OUTCOMES) + 12 + 5 * BUCKETS, BUCKETS
+    CONNECTIONS.stop, CONNECTIONS.stop + 5 * BUCKETS, BUCKETS
 )
 WIDTH = LAG_TIMES + BUCKETS
 

@@ -46,7 +46,11 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class Vendor(msgspec.Struct, frozen=True):
-    """The vendor, as this instance sees it. `calls_saved`: pages answered less calls made, since the start."""
+    """The vendor, as this instance sees it. `calls_saved`: pages answered less calls made, since the start.
+
+    `connections_recent`: calls that began on a `new` or on a `reused` connection; kept connections that were `replaced`
+    because they had been lost, and those that were `dirty`, as unsolicited bytes arrived on them.
+    """
 
     calls: int
     calls_recent: int
@@ -64,6 +68,7 @@ class Vendor(msgspec.Struct, frozen=True):
     key_refusals_recent: int
     last_failure: VendorFailure | None
     latency: Latency
+    connections_recent: dict[str, int]
 
 
 class Redis(msgspec.Struct, frozen=True):

@@ -84,6 +84,7 @@ def _vendor(told: Report) -> dict[str, str]:
     failure = vendor.last_failure
     return {
         "calls": f"{_count(vendor.calls_recent)}, of which {_count(vendor.calls_failed_recent)} failed",
+        "connections": ", ".join(f"{_count(number)} {kind}" for kind, number in vendor.connections_recent.items()),
         "retries": _count(vendor.retries_recent),
         "breaker": _BREAKER[vendor.breaker],
         "queue": f"{_count(vendor.in_flight)} of {_count(vendor.most_in_flight)} calls under way, "
