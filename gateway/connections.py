@@ -159,13 +159,16 @@ class VendorConnector(aiohttp.TCPConnector):
         idle = self._conns.get(key)
         if self._wants_new or not idle:
             return await self._open(req, traces, timeout)
-        wait = min(one.ready_at for one, _ in idle if isinstance(one, VendorConnection)) - self._monotonic()
+        ready_at = min(one.ready_at for one, _ in idle if isinstance(one, VendorConnection))
         opening = self._loop.create_task(self._open(req, traces, timeout))
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
         try:
-            await asyncio.wait({opening}, timeout=max(0.0, wait))
-            if opening.done() or not self._bring_forward(key):
+            await asyncio.wait({opening}, timeout=max(0.0, ready_at - self._monotonic()))
+            if opening.done() and opening.exception() is None:
+                return opening.result()
+            await asyncio.sleep(max(0.0, ready_at - self._monotonic()))  # no new one can be made: a kept one may do
+            if not self._bring_forward(key):
                 return await opening
         except BaseException:
             opening.cancel()
@@ -209,9 +212,10 @@ class VendorConnector(aiohttp.TCPConnector):
         """Put the connection that may be used and has been idle longest first; return whether there is one."""
         self._drop_lost(key)
         idle = self._conns.get(key, ())
-        for place, (one, _) in enumerate(idle):
-            if isinstance(one, VendorConnection) and one.is_ready():
-                self._conns[key].rotate(-place)
+        for entry in idle:
+            if isinstance(entry[0], VendorConnection) and entry[0].is_ready():
+                self._conns[key].remove(entry)
+                self._conns[key].appendleft(entry)
                 return True
         return False
 

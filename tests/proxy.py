@@ -40,7 +40,12 @@ async def proxying() -> AsyncIterator[Proxy]:
         proxy.asked.append(head)
         method, target, _ = head.decode().split(" ", 2)
         where = urlsplit(f"//{target}" if method == "CONNECT" else target)
-        far_reader, far_writer = await asyncio.open_connection(where.hostname, where.port)
+        try:
+            far_reader, far_writer = await asyncio.open_connection(where.hostname, where.port)
+        except OSError:
+            writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+            writer.close()
+            return
         if method == "CONNECT":
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         else:

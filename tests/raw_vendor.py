@@ -19,6 +19,7 @@ class RawVendor:
     requests: list[bytes] = field(default_factory=list)
     connections: int = 0
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
+    server: asyncio.Server | None = None
 
 
 # Answer one request, of this head.
@@ -50,6 +51,7 @@ async def raw_vendor(
 
     server = await asyncio.start_server(connected, *address, ssl=tls)
     vendor.url = f"{'http' if tls is None else 'https'}://{address[0]}:{server.sockets[0].getsockname()[1]}"
+    vendor.server = server
     try:
         yield vendor
     finally:

@@ -406,6 +406,41 @@ async def test_with_zero_each_call_has_a_connection_of_its_own(staged: Staged, f
 
 
 @two_ways
+async def test_the_connection_that_has_been_idle_longest_is_used_first(staged: Staged) -> None:
+    asked_on: list[tuple[str, asyncio.StreamWriter]] = []
+    go = {name: asyncio.Event() for name in ("a", "b", "c")}
+
+    async def in_turn(head: bytes, writer: asyncio.StreamWriter) -> None:
+        name = asked(head)[0]
+        asked_on.append((name, writer))
+        if name in go:
+            await go[name].wait()
+        await right(head, writer)
+
+    async with staged(in_turn) as stage:
+        calls = {name: asyncio.create_task(stage.get(name)) for name in go}
+        await until(lambda: len(asked_on) == 3)
+        for name in ("b", "c", "a"):
+            go[name].set()
+            await calls[name]
+        await stage.quiet(3)
+        by_name = dict(asked_on)
+        for name in ("b", "c", "a"):
+            await stage.get(f"{name}2")
+            assert asked_on[-1] == (f"{name}2", by_name[name])
+
+
+@two_ways
+async def test_a_kept_connection_is_used_when_no_new_one_can_be_made(staged: Staged) -> None:
+    async with staged(right) as stage:
+        await stage.get("a1")
+        assert stage.vendor.server is not None
+        stage.vendor.server.close()
+        await stage.get("a2")  # at once: the kept one is not quiet yet
+        await stage.connections(new=1, reused=1)
+
+
+@two_ways
 async def test_no_more_idle_connections_are_kept_than_configured(staged: Staged) -> None:
     async with staged(right, upstream__keepalive_connections=2) as stage:
         await asyncio.gather(*(stage.get(f"a{number}") for number in range(8)))
