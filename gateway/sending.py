@@ -121,20 +121,21 @@ class Sender:
     ) -> Answer:
         """Send one request and count it."""
         began = self._clock.monotonic()
-        code = "reset"
+        code, lost = "reset", False
         try:
             answer = await self._exchange(query, headers, seconds)
             code = str(answer.status) if 100 <= answer.status <= 599 else "invalid"
+            # With a 408 servers announce that they close an idle connection (RFC 9110, section 15.5.9).
+            lost = checkout.kept and answer.status == 408
         except UpstreamError as error:
             code = code_of(error)
             checkout.close()
-            if isinstance(error, UpstreamUnreachable) and checkout.kept and not checkout.is_answered:
-                raise _KeptConnectionLost(str(error)) from None
-            raise
+            lost = checkout.kept and isinstance(error, UpstreamUnreachable) and not checkout.is_answered
+            if not lost:
+                raise
         finally:
-            self._observe(UpstreamCalled(code, self._clock.monotonic() - began, team))
-        if answer.status == 408 and checkout.kept:
-            # Servers announce with it that they close an idle connection (RFC 9110, section 15.5.9).
+            self._observe(UpstreamCalled(code, self._clock.monotonic() - began, team, lost))
+        if lost:
             raise _KeptConnectionLost("the vendor closed an idle connection")
         return answer
 

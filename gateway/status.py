@@ -188,6 +188,8 @@ class Status:
             self._count(columns.REDIS_HITS if fact.result == "hit" else columns.REDIS_MISSES)
 
     def _called(self, fact: facts.UpstreamCalled) -> None:
+        if fact.lost:
+            return
         answered = fact.code.isdecimal() and int(fact.code) < 500 and fact.code not in _NO_ANSWER
         self._count(columns.CALLS_ANSWERED if answered else columns.CALLS_FAILED)
         self._time(columns.CALL_TIMES, fact.duration)

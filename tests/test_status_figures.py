@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import msgspec
 import pytest
@@ -118,8 +118,11 @@ def test_the_vendor_redis_and_memory_as_they_stand(process: Process) -> None:
     process.tell(
         facts.UpstreamCalled("200", 0.2, "team"), facts.UpstreamCalled("404", 0.2, "team"),
         facts.UpstreamCalled("timeout", 10.0, "team"), facts.UpstreamCalled("429", 0.1, "team"),
+        facts.UpstreamCalled("reset", 0.1, "team", lost=True),
         facts.UpstreamRetried("timeout"), facts.UpstreamQueue(3, 2),
-        facts.UpstreamFellShort("UpstreamTimeout", "no answer in time"), facts.KeyLoaded(STARTED - 60),
+        *map(facts.UpstreamConnection, get_args(facts.ConnectionKind)[:2]), facts.UpstreamConnection("new"),
+        facts.UpstreamConnection("dirty"), facts.UpstreamFellShort("UpstreamTimeout", "no answer in time"),
+        facts.KeyLoaded(STARTED - 60),
         facts.BreakerTurned("open"), facts.VendorPaused(STARTED + 30),
         facts.RedisWent(up=False, reason="ConnectionError"), facts.RedisCommand("mget", "ok", 0.001),
         facts.RedisCommand("mget", "timeout", 0.05), facts.TierLookup("redis", "hit"),
@@ -130,6 +133,7 @@ def test_the_vendor_redis_and_memory_as_they_stand(process: Process) -> None:
     told = process.report()
     vendor, redis = told.vendor, told.redis
     assert (vendor.calls, vendor.calls_failed_recent, vendor.retries_recent) == (4, 2, 1)
+    assert vendor.connections_recent == {"new": 2, "reused": 1, "replaced": 0, "dirty": 1}
     assert (vendor.breaker, vendor.in_flight, vendor.queued, vendor.paused_for, vendor.key_age) == (
         "open",
         3,

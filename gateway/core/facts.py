@@ -122,12 +122,14 @@ class UpstreamQueue(NamedTuple):
 class UpstreamCalled(NamedTuple):
     """One request was sent to the vendor, caused by a team.
 
-    `code` is a status, or timeout, connect, tls, reset, invalid, too_large.
+    `code` is a status, or timeout, connect, tls, reset, invalid, too_large. `lost`: on a kept connection that ended
+    before an answer, which says nothing about the vendor.
     """
 
     code: str
     duration: float
     team: str
+    lost: bool = False
 
 
 class UpstreamConnection(NamedTuple):
