@@ -621,3 +621,17 @@ async def test_half_a_tls_record_makes_a_connection_unusable(staged: Staged) -> 
             metrics = await play.metrics()
             assert metrics['gateway_upstream_connections_total{kind="new"}'] == 2
             assert metrics['gateway_upstream_connections_total{kind="reused"}'] == 0
+
+
+@two_ways
+async def test_a_connection_that_is_not_quiet_yet_is_not_used(staged: Staged) -> None:
+    async with staged(right) as stage:
+        await stage.get("a1")
+        await until(lambda: len(stage.idle) == 1)
+        [kept] = stage.idle
+        kept._quiet_seconds = 1000.0
+        await stage.get("a2")
+        assert stage.vendor.connections == 2
+        stage.play.clock.pass_by(10.0)  # less than it is kept
+        await stage.get("a3")
+        assert kept.requests == 1
