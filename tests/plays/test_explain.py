@@ -155,6 +155,7 @@ async def test_a_page_of_an_ended_generation_is_superseded(play: Play, vendor: H
 
 
 async def test_a_cached_404_and_the_one_before_it(play: Play) -> None:
+    play.clock.stop()
     has(told(await ask(play, aoi_id="nobody")), decision="miss", tier="vendor", rule="not_found", ttl=30.0)
     again = await ask(play, aoi_id="nobody")
     assert again.status == 404
@@ -222,7 +223,7 @@ async def test_errors_say_what_there_was(play: Play, vendor: HoldingVendor) -> N
         ({"Cache-Control": "max-age=90"}, {"rule": "max-age", "rule;seconds": 90.0, "cap": []}),
         ({"Cache-Control": "max-age=90, s-maxage=50", "Age": "9"}, {"rule": "s-maxage", "rule;seconds": 41.0}),
         ({"Expires": "Thu, 01 Jan 2099 00:00:00 GMT"}, {"rule": "expires", "lifetime": 86_400.0, "cap": ["one-day"]}),
-        ({"Cache-Control": "no-cache, max-age=50"}, {"lifetime": 50.0, "cap": ["no-stale"]}),
+        ({"Cache-Control": "must-revalidate, max-age=50"}, {"lifetime": 50.0, "cap": ["no-stale"]}),
     ],
 )
 async def test_the_rule_is_the_one_that_decided(headers: dict[str, str], wanted: dict[str, Any]) -> None:
@@ -235,10 +236,15 @@ async def test_the_rule_is_the_one_that_decided(headers: dict[str, str], wanted:
             assert first["keep"] == pytest.approx(first["ttl"], abs=0.2)
 
 
-async def test_what_is_not_stored_says_why() -> None:
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [("no-store", "no-store"), ("no-cache, max-age=50", "no-lifetime"), ("max-age=0, must-revalidate", "no-lifetime")],
+)
+async def test_a_page_that_is_not_stored_explains_why(value: str, reason: str) -> None:
     async with a_telling_vendor() as telling, playing({"upstream.base_url": telling.url}) as play:
-        telling.headers = {"Cache-Control": "no-store"}
-        has(await why(play), decision="bypass", tier="vendor", why="absent", stored=False, stored__why="no-store")
+        telling.headers = {"Cache-Control": value}
+        for _ in range(2):
+            has(await why(play), decision="bypass", tier="vendor", why="absent", stored=False, stored__why=reason)
 
 
 @pytest.mark.parametrize(("seconds", "cap", "lifetime"), [(100, "signed-url", 50.0), (4000, "signed-url-keep", 300.0)])
