@@ -11,6 +11,7 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 from gateway.clock import Clock
@@ -30,8 +31,11 @@ BudgetName = Literal["requests", "misses"]
 class Shared(Protocol):
     """Buckets that all replicas take from."""
 
-    async def settle(self, name: str, report: Report) -> Answer:
-        """Charge what was spent, and take up to what is wanted. Raises StoreDown."""
+    async def settle(self, name: str, report: Report, usual: float, late: Callable[[], None]) -> Answer:
+        """Charge what was spent, and take up to what is wanted. Raises StoreDown.
+
+        Calls `late` when the answer takes much longer than is `usual`, in seconds.
+        """
         ...
 
 
@@ -139,6 +143,7 @@ class _Budget:
         self._waiting: list[asyncio.Future[float | None]] = []
         self._commands = 0
         self._alone = shared is None
+        self._late = False  # no answer came in time, and none since
         self._retry_at = 0.0
         self._reporting: asyncio.Handle | None = None
         self._urgent = False
@@ -159,6 +164,8 @@ class _Budget:
         if self._alone:
             self._retry(now)
             return self._view.own.take(now) is None
+        if self._late:
+            return self._take_late(now) is None
         if not self._view.admit(now):
             return False
         self._report(urgent=2 * self._view.unreported > self._view.ahead)
@@ -170,6 +177,8 @@ class _Budget:
         if self._alone:
             self._retry(now)
             return self._view.own.take(now)
+        if self._late:
+            return self._take_late(now)
         wait = self._view.refusal(now)
         if wait is not None:
             return wait
@@ -190,12 +199,19 @@ class _Budget:
     def refusal(self) -> float | None:
         """Return the seconds until there is a token; None where there may be one now."""
         now = self._clock.monotonic()
-        return (self._view.own.wait(now) or None) if self._alone else self._view.refusal(now)
+        return (self._view.own.wait(now) or None) if self._alone or self._late else self._view.refusal(now)
 
     def close(self) -> None:
         """Report nothing any more."""
         if self._reporting is not None:
             self._reporting.cancel()
+
+    def _take_late(self, now: float) -> float | None:
+        """Take a token while Redis is late. Return None, or the seconds until there is one."""
+        wait = self._view.admit_late(now)
+        if wait is None:
+            self._report(urgent=False)
+        return wait
 
     def _retry(self, now: float) -> None:
         """While Redis does not answer, ask it now and then."""
@@ -228,28 +244,41 @@ class _Budget:
 
     async def _settle(self, shared: Shared, report: Report, waiters: list[asyncio.Future[float | None]]) -> None:
         sent = self._clock.monotonic()
+        late = False
+
+        def decide_late() -> None:
+            nonlocal late
+            late = True
+            now = self._clock.monotonic()
+            if not (self._late or self._alone):
+                self._late = True
+                self._view.fall_back(now)
+            # Those who wait for their turn to ask would wait even longer.
+            waiting, self._waiting = self._waiting, []
+            _decide([*waiters, *waiting], partial(self._view.admit_late, now))
+
         try:
-            answer = await shared.settle(self._name, report)
+            answer = await shared.settle(self._name, report, self._view.usual_trip, decide_late)
         except BaseException as error:
             now = self._clock.monotonic()
             self._view.failed(report, now)
-            self._alone, self._retry_at = True, now + _RETRY_SECONDS
-            for waiter in waiters:
-                _resolve(waiter, self._view.own.take(now))
+            self._alone, self._late, self._retry_at = True, False, now + _RETRY_SECONDS
+            _decide(waiters, partial(self._view.own.take, now))
             if not isinstance(error, StoreDown):
                 raise
         else:
-            self._alone = False
+            self._alone = self._late = False
             now = self._clock.monotonic()
-            self._view.answered(report, answer, sent, now)
-            for number, waiter in enumerate(waiters):
-                _resolve(waiter, None if number < answer.granted else self._view.wait(now))
+            self._view.answered(report, answer, sent, now, late=late)
+            granted = iter([None] * answer.granted)
+            _decide(waiters, lambda: next(granted, self._view.wait(now)))
         finally:
             self._commands -= 1
             if self._waiting or self._view.unreported:
                 self._report(urgent=bool(self._waiting))
 
 
-def _resolve(waiter: asyncio.Future[float | None], wait: float | None) -> None:
-    if not waiter.done():  # its client may have left
-        waiter.set_result(wait)
+def _decide(waiters: list[asyncio.Future[float | None]], take: Callable[[], float | None]) -> None:
+    for waiter in waiters:
+        if not waiter.done():  # its client may have left, or it was decided before
+            waiter.set_result(take())

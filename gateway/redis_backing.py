@@ -55,7 +55,7 @@ def around_redis(
     pause = SharedPause(calls, prefix=far.prefix, scope=scope, clock=clock)
     gate = Gate(upstream, pause, clock=clock, observe=observe)
     pause.listener = gate.hear
-    budgets = Budgets(teams, SharedBuckets(calls, prefix=far.prefix), clock)
+    budgets = Budgets(teams, SharedBuckets(calls, prefix=far.prefix, timeout=cache.redis_timeout), clock)
     listeners = {far.channel: store.hear, leases.channel: leases.hear, pause.channel: pause.hear}
     listening = partial(word.run, listeners, store.upset, pause.look)
     following = None

@@ -41,22 +41,27 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
 
 @dataclass
 class FarRedis:
-    """Redis behind a network with these delays in seconds, one way; `gone` fails every command."""
+    """Redis behind a network with these delays in seconds, one way.
+
+    `gone` fails every command, and `stalls` is the share of answers that take 0.3 s longer.
+    """
 
     client: redis.Redis
     loop: VirtualTimeLoop
     delays: tuple[float, float]
     chance: random.Random
     gone: bool = False
+    stalls: float = 0.0
     commands: int = 0
 
-    async def run(self, _: str, send: Callable[[Any], Awaitable[Any]]) -> Any:
+    async def run(self, _: str, send: Callable[[Any], Awaitable[Any]], *, background_timeout: float) -> Any:
         self.commands += 1
         await asyncio.sleep(self.chance.uniform(*self.delays))
         if self.gone:
             raise StoreDown
         answer = await send(self)
-        await asyncio.sleep(self.chance.uniform(*self.delays))
+        stall = 0.3 if self.chance.random() < self.stalls else 0.0
+        await asyncio.sleep(self.chance.uniform(*self.delays) + stall)
         return answer
 
     async def eval(self, script: str, keys: int, *rest: Any) -> Any:
@@ -140,7 +145,7 @@ def play(
     async def scene() -> Team:
         far = FarRedis(client, loop, delays, random.Random(seed))
         options = {"team": TeamOptions(rate=rate, burst=burst, miss_rate=rate, miss_burst=burst)}
-        shared = SharedBuckets(far, prefix=f"{next(_PREFIXES)}:")  # type: ignore[arg-type]
+        shared = SharedBuckets(far, prefix=f"{next(_PREFIXES)}:", timeout=0.05)  # type: ignore[arg-type]
         budgets = [Budgets(options, shared, loop) for _ in range(replicas)]
         team = Team(rate, burst, budgets, loop, far)
         await script(team)
@@ -273,6 +278,24 @@ def test_a_client_that_waits_as_long_as_it_is_told_is_admitted(client: redis.Red
 
     team = play(client, patient, rate=2, burst=1, replicas=3, delays=(0.015, 0.0225))
     assert len(team.admitted) >= 20
+
+
+@pytest.mark.parametrize("delays", FAR)
+@pytest.mark.parametrize("scope", ["requests", "misses"])
+def test_answers_that_come_late_are_used_and_hold_up_no_request(
+    client: redis.Redis, scope: str, delays: tuple[float, float]
+) -> None:
+    rate, burst, seconds = 20.0, 20, 20
+
+    async def overload(team: Team) -> None:
+        team.redis.stalls = 0.05
+        await team.send([number / (3 * rate) for number in range(int(3 * rate * seconds))], scope=scope)
+
+    team = play(client, overload, rate=rate, burst=burst, replicas=3, delays=delays)
+    team.assert_bounded()
+    assert len(team.admitted) >= burst + rate * seconds - 2
+    # The usual round trip, a second one before it, and the timeout of a command.
+    assert max(team.waited) < 0.05 + 0.1 + 0.1
 
 
 def test_a_redis_that_comes_back_is_no_penalty_and_no_second_burst(client: redis.Redis) -> None:

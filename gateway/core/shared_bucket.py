@@ -30,11 +30,12 @@ process that empties the bucket is charged in full), and 2 * ahead + 10 * 0.02 *
 With ahead = 1 it is 0.35 * rate + 4, which is at most `rate` from 7 a second on. Each process beyond the third adds at
 most `ahead`.
 
-**While Redis does not answer, each process counts for itself**, in a bucket (`own`) that has been charged all along for
-what this process admitted, and that holds no more than the shared bucket did when it was last heard of. `own` is also
-reported: the shared bucket never holds more than that of any process. A Redis that returns without its data (restart,
-failover, eviction) therefore grants no second burst to a process that has used its first. This is no penalty either,
-because one process cannot have used more than all together.
+**While Redis is late, or does not answer, each process counts for itself**, in a bucket (`own`) that has been charged
+all along for what this process admitted, and that holds no more than the shared bucket did when it was last heard of.
+What is admitted while Redis is late is reported, and the first answer ends this state. `own` is also reported: the
+shared bucket never holds more than that of any process. A Redis that returns without its data (restart, failover,
+eviction) therefore grants no second burst to a process that has used its first. This is no penalty either, because one
+process cannot have used more than all together.
 """
 
 from __future__ import annotations
@@ -52,12 +53,16 @@ _AHEAD_RATE = 7.0
 _AHEAD_SHARE = 1 / 4
 # Share of the rate at which overdrafts are forgiven.
 FORGIVEN_SHARE = 0.02
+# Seconds of the rate that may be missing beyond an empty bucket.
+DEBT_SECONDS = 0.3
 # Seconds. Requests that were admitted ahead are reported after this time at the latest.
 REPORT_SECONDS = 0.02
 # The largest recent round trip to Redis, in seconds: at least, before the first one, and how fast it is forgotten.
 _LEAST_TRIP = 0.002
 _FIRST_TRIP = 0.01
 _TRIP_DECAY = 0.98
+# Seconds. A round trip that takes longer is not usual, so no request waits for another such one.
+_MOST_USUAL_TRIP = 0.1
 # Seconds.
 _MOST_DELAY = 0.15
 
@@ -124,6 +129,20 @@ class SharedBucketView:
         self.own.charge(1, now)
         return True
 
+    def fall_back(self, now: float) -> None:
+        """Let `own` hold no more than the shared bucket does, as far as this process knows."""
+        known = self._shared_level(now)
+        if not math.isinf(known):
+            self.own.charge(max(0, math.floor(self.own.level(now) - known)), now)
+
+    def admit_late(self, now: float) -> float | None:
+        """Decide without Redis, which is late. Return None, or the seconds until there is a token."""
+        wait = self.own.take(now)
+        if wait is None:
+            self._unconfirmed += 1
+            self.unreported += 1
+        return wait
+
     def give_back(self, now: float) -> None:
         """Return a token that was not used after all."""
         self._unconfirmed -= 1
@@ -148,10 +167,22 @@ class SharedBucketView:
         own = burst - self.own.level(now) - (self._unconfirmed - spent)
         return Report(rate, burst, spent, delay, wanted, own, 2 * self.ahead)
 
-    def answered(self, report: Report, answer: Answer, sent: float, now: float) -> None:
-        """Take in the answer to a report that was sent at `sent`."""
+    @property
+    def usual_trip(self) -> float:
+        """How long a request may wait for Redis without being held up, in seconds."""
+        return min(self._trip, _MOST_USUAL_TRIP)
+
+    def answered(self, report: Report, answer: Answer, sent: float, now: float, *, late: bool) -> None:
+        """Take in the answer to a report that was sent at `sent`.
+
+        With `late`, those who waited have been decided by `admit_late`, so what Redis granted them is reported already.
+        """
         self._unconfirmed -= report.spent
-        self.own.charge(answer.granted, now)
+        if late:
+            self._unconfirmed -= answer.granted
+            self.unreported -= answer.granted
+        else:
+            self.own.charge(answer.granted, now)
         self._trip = max(_LEAST_TRIP, now - sent, self._trip * _TRIP_DECAY)
         # Answers may overtake each other, and rate and burst may have been changed since.
         if sent < self._level_at or (report.rate, report.burst) != (self.own.rate, self.own.burst):
@@ -161,11 +192,13 @@ class SharedBucketView:
         self._empty_until, self._token_at = sent + wait, now + wait
 
     def failed(self, report: Report, now: float) -> None:
-        """Take in that a report was not answered. Whether Redis counted it is not known."""
-        self._unconfirmed -= report.spent
-        known = self._shared_level(now)
-        if not math.isinf(known):
-            self.own.charge(max(0, math.floor(self.own.level(now) - known)), now)
+        """Take in that a report was not answered. Whether Redis counted it is not known.
+
+        Nothing that was admitted before is reported any more: it might be charged long after it was admitted.
+        """
+        self._unconfirmed -= report.spent + self.unreported
+        self.unreported = 0
+        self.fall_back(now)
 
     def _shared_level(self, now: float) -> float:
         """Return the level as far as this process knows; minus infinity where it does not."""

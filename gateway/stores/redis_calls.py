@@ -78,14 +78,19 @@ class RedisCalls:
         """Whether Redis answers, and permits what the gateway needs."""
         return self._reachable and self._permitted
 
-    async def run(self, command: str, send: Callable[[Any], Awaitable[Any]]) -> Any:
+    async def run(
+        self, command: str, send: Callable[[Any], Awaitable[Any]], *, background_timeout: float | None = None
+    ) -> Any:
         """Send what `send` makes of the client; `command` names it in metrics. Raises StoreDown.
 
         `send` is called again where its connection is lost. What it sends must not depend on how often.
+        With `background_timeout`, no request waits for longer than it chooses to: that time limit applies instead, and
+        the command is sent although another one took too long.
         """
-        if self._failures >= _FAILURES_THAT_OPEN or self._clock.monotonic() < self._rests_until:
+        background = background_timeout is not None
+        if self._failures >= _FAILURES_THAT_OPEN or (not background and self._clock.monotonic() < self._rests_until):
             raise StoreDown("Redis is left alone for now")
-        return await self._send(command, send, self._timeout)
+        return await self._send(command, send, background_timeout or self._timeout)
 
     async def ping(self) -> None:
         """See whether Redis answers, and let commands through again if it does. Raises StoreDown.
@@ -117,8 +122,11 @@ class RedisCalls:
             self._observe(RedisCommand(command, "error", self._clock.monotonic() - began))
             self._note_error(command, error)
             raise StoreDown(code(error)) from None
-        self._observe(RedisCommand(command, "ok", self._clock.monotonic() - began))
-        self._answered()
+        took = self._clock.monotonic() - began
+        self._observe(RedisCommand(command, "ok", took))
+        # An answer that is late for a request does not show that the next one will be in time.
+        if command == "ping" or took <= self._timeout:
+            self._answered()
         return answer
 
     async def _sent(self, command: str, send: Callable[[Any], Awaitable[Any]]) -> Any:

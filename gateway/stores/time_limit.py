@@ -11,7 +11,7 @@ The work is a task of its own, which is cancelled and not waited for: a client l
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -29,8 +29,13 @@ async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
     over: asyncio.Future[None] = loop.create_future()
-    limit = _Limit(loop, seconds, over)
-    task.add_done_callback(limit.end)
+
+    def end(_: object = None) -> None:
+        if not over.done():
+            over.set_result(None)
+
+    limit = Limit(loop, seconds, end)
+    task.add_done_callback(end)
     try:
         await over
     finally:
@@ -48,23 +53,20 @@ def forget(task: asyncio.Task[Any]) -> None:
         task.exception()  # nobody waits for it any more
 
 
-class _Limit:
-    """Sets `over` when the time is."""
+class Limit:
+    """Call `end` after `seconds`, the loop's own delays left out, unless it is cancelled before."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, over: asyncio.Future[None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, end: Callable[[], None]) -> None:
         self._loop = loop
         self._seconds = seconds
-        self._over = over
+        self._end = end
         self._extensions = 0
         self._handle: asyncio.Handle
         self._begin(seconds)
 
     def cancel(self) -> None:
+        """Call nothing."""
         self._handle.cancel()
-
-    def end(self, _: object = None) -> None:
-        if not self._over.done():
-            self._over.set_result(None)
 
     def _begin(self, seconds: float) -> None:
         expected = self._loop.time() + seconds
@@ -82,4 +84,4 @@ class _Limit:
         if left:
             self._handle = self._loop.call_soon(self._turn, left - 1)
         else:
-            self.end()
+            self._end()
