@@ -122,3 +122,10 @@ def test_time_chance_and_environment_come_from_one_place(path: Path) -> None:
         assert room(path) in wanted.get(top, {room(path)}), f"{path.name} imports {top}"
     if room(path) != "cli":
         assert "os.environ" not in path.read_text(encoding="utf-8")
+
+
+def test_every_string_can_be_encoded_as_python_3_13_requires_of_docstrings() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                node.value.encode()
