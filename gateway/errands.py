@@ -222,7 +222,10 @@ class Errands:
         newer = entry.started > errand.seen
         fresh = isinstance(decide(entry, self._clock.now()), Serve)
         if (fresh and not errand.forced) or (newer and waited):
-            return Landed(entry, "elsewhere" if waited else "nobody", tier=shelf.tier)
+            asked: Literal["elsewhere", "nobody"] = "elsewhere" if waited else "nobody"
+            if entry.last_use <= self._clock.now():
+                return Landed(entry, asked, stored=False, unkept="no-lifetime", tier=shelf.tier)
+            return Landed(entry, asked, tier=shelf.tier)
         return None
 
     async def _fetched(self, errand: Errand, deadline: float) -> Landed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -11,17 +12,19 @@ PAGE = b'{"assets":[{"id":"x","status":"success"}],"pagination":{"total":1,"offs
 
 
 class TellingVendor:
-    """Answers with one page and these headers."""
+    """Answers with one page and these headers, after `delay` seconds."""
 
     def __init__(self) -> None:
         self.headers: Mapping[str, str] = {}
         self.status = 200
         self.body = PAGE
         self.calls = 0
+        self.delay = 0.0
         self.url = ""
 
     async def answer(self, _: web.BaseRequest) -> web.Response:
         self.calls += 1
+        await asyncio.sleep(self.delay)
         return web.Response(status=self.status, body=self.body, headers=self.headers)
 
 

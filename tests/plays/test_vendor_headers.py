@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from harness import playing
 from multidict import CIMultiDict
+from real_redis import RealRedis
 from telling_vendor import PAGE, TellingVendor, a_telling_vendor
 
 
@@ -96,6 +97,21 @@ async def test_a_page_without_a_lifetime_is_fetched_for_each_request_and_coalesc
         assert "stored=?0;why=no-lifetime" in reasons
         telling.status = 503
         assert (await play.page("a1")).status == 503  # nor is it kept for the time when the vendor fails
+
+
+async def test_a_page_without_a_lifetime_is_coalesced_over_replicas_and_reported_as_not_stored(
+    telling: TellingVendor, real_redis: RealRedis
+) -> None:
+    telling.headers = {"Cache-Control": "no-cache"}
+    flags = {"upstream.base_url": telling.url, "cache.url": real_redis.url}
+    async with playing(flags) as first, playing(flags) as second:
+        for play in (first, second):
+            await play.page("a1")
+        telling.calls, telling.delay = 0, 0.1
+        replies = await asyncio.gather(*(play.page("a1") for play in (first, second) * 5))
+        assert telling.calls < 10
+        assert {reply.cache.replace("; collapsed", "") for reply in replies} == {"fwd=miss; fwd-status=200"}
+        assert sum("collapsed" in reply.cache for reply in replies) == 10 - telling.calls
 
 
 async def test_the_vendors_headers_can_be_overruled(telling: TellingVendor) -> None:
