@@ -39,10 +39,18 @@ class Bucket:
 
     def take(self, now: float) -> float | None:
         """Take a token. Return None, or the seconds until there is one."""
-        wait = self.wait(now)
-        if not wait:
-            self.charge(1, now)
-        return wait or None
+        # `wait` and `charge` in one, because every hit of a team with a rate comes here.
+        used = self.used
+        if now > self.at:
+            used -= (now - self.at) * self.rate
+            used = max(used, 0.0)
+            self.at = now
+        level = self.burst - used
+        if level < 1.0 - TOLERANCE:
+            self.used = used
+            return (1.0 - level) / self.rate
+        self.used = used + 1.0
+        return None
 
     def charge(self, tokens: int, now: float) -> None:
         """Remove up to this many whole tokens, or return them where the number is negative."""

@@ -126,7 +126,7 @@ class SharedBucketView:
             return False
         self._unconfirmed = pending
         self.unreported += 1
-        self.own.charge(1, now)
+        self.own.take(now)
         return True
 
     def fall_back(self, now: float) -> None:
@@ -202,9 +202,11 @@ class SharedBucketView:
 
     def _shared_level(self, now: float) -> float:
         """Return the level as far as this process knows; minus infinity where it does not."""
-        if math.isinf(self._level_at):
+        if self._level_at == -math.inf:
             return -math.inf
-        return min(self.own.burst, self._level + (now - self._level_at) * self.own.rate) - self._unconfirmed
+        own = self.own
+        level = self._level + (now - self._level_at) * own.rate
+        return min(own.burst, level) - self._unconfirmed
 
     def _set_ahead(self) -> None:
         rate = self.own.rate
