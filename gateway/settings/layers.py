@@ -130,7 +130,11 @@ def read_environment(environ: Mapping[str, str], keys: Keys, entries: Collection
 
     A blank variable is one that is not set, as a blank line in a compose file means it, except that it empties a list.
     """
-    layer = Layer(lambda path: Place("environment", keys.variable(tuple(map(str, path))), (1, 0)))
+
+    def setting(variable: str, key: Path) -> Place:
+        return Place(f"environment: {variable}", dotted(key), (1, 0))
+
+    layer = Layer(lambda path: setting(keys.variable(tuple(map(str, path))), path))
     for name in sorted(environ):
         if not name.startswith(PREFIX) or name == ignored:
             continue
@@ -144,6 +148,7 @@ def read_environment(environ: Mapping[str, str], keys: Keys, entries: Collection
             if key is None:
                 layer.faults.append(place.fault(f"is not a known variable{keys.variable_hint(name, entries)}"))
                 continue
+            place = setting(name, key)
             value = _of_text(environ[name], listed=(info := keys.field(key)) is not None and is_list(info))
         except ValueError as error:
             layer.refuse(key or (), place.fault(str(error)))

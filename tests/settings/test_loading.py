@@ -25,6 +25,7 @@ PUBLIC = (
     'or let everybody in with auth.mode = "open", or listen on 127.0.0.1'
 )
 SCHEMES = "must start with memory://, redis://, rediss://, redis+sentinel://, rediss+sentinel://, redis+cluster://, rediss+cluster://"
+RESERVED = "is a name that the metrics need for themselves; choose another"
 NOWHERE = "names a file that cannot be read"
 NO_URL = "must be an http:// or https:// URL with a host, and a number for a port if any"
 
@@ -278,7 +279,7 @@ def test_bytes_that_are_no_text() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "what"),
     [
-        ("GATEWAY_SERVER__PORT", "x", "must be a valid integer, unable to parse string as an integer"),
+        ("GATEWAY_SERVER__PORT", "x", "server.port: must be a valid integer, unable to parse string as an integer"),
         ("GATEWAY_SERVER__PROT", "1", "is not a known variable; did you mean GATEWAY_SERVER__PORT"),
         ("GATEWAY_server__port", "1", "is not a known variable; did you mean GATEWAY_SERVER__PORT"),
         ("GATEWAY_UPSTREAM__APIKEY", "1", "is not a known variable; did you mean GATEWAY_UPSTREAM__API_KEY"),
@@ -286,22 +287,22 @@ def test_bytes_that_are_no_text() -> None:
         ("GATEWAY_TEAMS__ALPHA__RATEE", "1", "is not a known variable; did you mean GATEWAY_TEAMS__ALPHA__RATE"),
         ("GATEWAY_TEAMS__RATE", "1", "is not a known variable; did you mean GATEWAY_TEAMS__NAME__RATE"),
         ("GATEWAY_ZZZZZZZZZZZZZZZ__QQQQQQQQQQQQQQQ", "1", "is not a known variable"),
-        ("GATEWAY_QUERY__FILTERS", '["a"', "starts as a JSON list and is none"),
-        ("GATEWAY_QUERY__FILTERS", "[1]", "must be a valid string"),
-        ("GATEWAY_CACHE__URL", "http://x", SCHEMES),
-        ("GATEWAY_UPSTREAM__BASE_URL", "http://x:y", NO_URL),
-        ("GATEWAY_TEAMS__UNKNOWN__RATE", "1", "is a name that the metrics need for themselves; choose another"),
-        ("GATEWAY_SERVER__TLS_KEY_FILE", "g.toml", "tls_cert_file and tls_key_file go together"),
-        ("GATEWAY_OPS__PORT", "8080", "is server.port, on the same host; choose another"),
+        ("GATEWAY_QUERY__FILTERS", '["a"', "query.filters: starts as a JSON list and is none"),
+        ("GATEWAY_QUERY__FILTERS", "[1]", "query.filters: must be a valid string"),
+        ("GATEWAY_CACHE__URL", "http://x", f"cache.url: {SCHEMES}"),
+        ("GATEWAY_UPSTREAM__BASE_URL", "http://x:y", f"upstream.base_url: {NO_URL}"),
+        ("GATEWAY_TEAMS__UNKNOWN__RATE", "1", f"teams.unknown.rate: {RESERVED}"),
+        ("GATEWAY_SERVER__TLS_KEY_FILE", "g.toml", "server.tls_key_file: tls_cert_file and tls_key_file go together"),
+        ("GATEWAY_OPS__PORT", "8080", "ops.port: is server.port, on the same host; choose another"),
     ],
 )  # fmt: skip
-def test_a_fault_in_the_environment_names_the_variable(name: str, text: str, what: str) -> None:
+def test_fault_in_the_environment_names_the_variable_and_the_setting(name: str, text: str, what: str) -> None:
     assert faults("[teams.alpha]", environ={name: text}) == [f"environment: {name}: {what}"]
 
 
 def test_a_fault_between_sources_stands_where_the_winning_value_does() -> None:
     [line] = faults("[server]\nhost = '127.0.0.1'", environ={"GATEWAY_SERVER__HOST": "0.0.0.0"})
-    assert line.startswith("environment: GATEWAY_SERVER__HOST: is not a loopback address")
+    assert line.startswith("environment: GATEWAY_SERVER__HOST: server.host: is not a loopback address")
 
 
 def test_flags() -> None:
@@ -408,7 +409,9 @@ def test_both_forms_in_one_source(section: str, name: str, effective: str, start
     assert faults(text, key=False, need_key=False) == [f"g.toml:4: {section}.{name}_file: {both}"]
     variable = f"GATEWAY_{section}__{name}".upper()
     environ = {variable: start, f"{variable}_FILE": "file"}
-    assert faults(environ=environ, key=False, need_key=False) == [f"environment: {variable}_FILE: {both}"]
+    assert faults(environ=environ, key=False, need_key=False) == [
+        f"environment: {variable}_FILE: {section}.{name}_file: {both}"
+    ]
     flags = {f"{section}.{name}": start, f"{section}.{name}_file": "file"}
     assert faults(flags=flags, key=False, need_key=False) == [f"flags: --{name.replace('_', '-')}-file: {both}"]
 
