@@ -34,6 +34,7 @@ class UrlFile:
         self._read = read
         self._clock = clock
         self._trouble = ""
+        self._reading: asyncio.Task[None] | None = None
 
     async def follow(self) -> None:
         """Read the file once a second, until cancelled."""
@@ -42,7 +43,15 @@ class UrlFile:
             await self.refresh()
 
     async def refresh(self) -> None:
-        """Read the file, and use its user and password from the next connection on."""
+        """Read the file, and use its user and password from the next connection on.
+
+        Connections that are opened at the same time share one read.
+        """
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._refresh())
+        await asyncio.shield(self._reading)
+
+    async def _refresh(self) -> None:
         try:
             # A file on a network may take its time, and the loop has none.
             content = await asyncio.to_thread(self._read, self._path)

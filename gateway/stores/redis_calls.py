@@ -20,7 +20,8 @@ import errno
 import secrets
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, TypeVar, cast
 
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import AuthenticationError, MaxConnectionsError, RedisClusterException, ResponseError
@@ -44,6 +45,7 @@ _NEVER_TWICE = frozenset({"budget"})
 _NOT_LOST = (AuthenticationError, MasterNotFoundError, MaxConnectionsError)
 
 _State = Literal["up", "down", "refuses"]
+T = TypeVar("T")
 
 
 class RedisCalls:
@@ -64,6 +66,8 @@ class RedisCalls:
         self._checking: asyncio.Task[None] | None = None
         self._checked = asyncio.Event()
         self._suspected = False
+        self._running: set[asyncio.Task[Any]] = set()
+        self._closed = False
 
     @property
     def gone(self) -> bool:
@@ -88,7 +92,10 @@ class RedisCalls:
         the command is sent although another one took too long.
         """
         background = background_timeout is not None
-        if self._failures >= _FAILURES_THAT_OPEN or (not background and self._clock.monotonic() < self._rests_until):
+        rests = self._failures >= _FAILURES_THAT_OPEN or (
+            not background and self._clock.monotonic() < self._rests_until
+        )
+        if self._closed or rests:
             raise StoreDown("Redis is left alone for now")
         return await self._send(command, send, background_timeout or self._timeout)
 
@@ -103,21 +110,44 @@ class RedisCalls:
             await self._checked.wait()
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Cancel the commands and close the connections."""
+        self._closed = True
         if self._checking is not None:
             self._checking.cancel()
-            await asyncio.wait([self._checking])
+        tasks = {*self._running, *((self._checking,) if self._checking is not None else ())}
+        for task in self._running:
+            if not task.cancelling():  # a second cancellation would interrupt the cleanup after the first
+                task.cancel()
+        if tasks:  # the client does not close a connection that is opened while it closes the others
+            await asyncio.wait(tasks, timeout=_PING_TIMEOUT)
         await close(self.client)
+
+    async def _tracked(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do the work in a task that `close` cancels and waits for. Raises StoreDown once it is closed."""
+        if self._closed:
+            raise StoreDown("closed")
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._running.add(task)
+        try:
+            return await work()
+        except asyncio.CancelledError:
+            if self._closed:
+                raise StoreDown("closed") from None
+            raise
+        finally:
+            self._running.discard(task)
 
     async def _send(self, command: str, send: Callable[[Any], Awaitable[Any]], timeout: float) -> Any:
         began = self._clock.monotonic()
         try:
-            answer = await within(timeout, self._sent(command, send))
+            answer = await within(timeout, self._tracked(lambda: self._sent(command, send)))
         except (TimeoutError, RedisTimeoutError):
             self._observe(RedisCommand(command, "timeout", self._clock.monotonic() - began))
             self._rests_until = self._clock.monotonic() + _REST_SECONDS
             self._failed("no answer in time", gone=False)
             raise StoreDown("timeout") from None
+        except StoreDown:
+            raise
         except Exception as error:  # noqa: BLE001 - a peer that is no Redis makes the client trip in any way there is
             self._observe(RedisCommand(command, "error", self._clock.monotonic() - began))
             self._note_error(command, error)
@@ -200,7 +230,8 @@ class RedisCalls:
             self._suspected = False
             name = f"{self._prefix}check:{secrets.token_hex(8)}"
             try:
-                refused = await within(limit, refused_commands(self.client, name, limit))
+                check = partial(refused_commands, self.client, name, limit)
+                refused = await within(limit, self._tracked(check))
             except Exception:  # noqa: BLE001 - as above; the command that finds Redis gone reports it
                 refused = {}
             else:

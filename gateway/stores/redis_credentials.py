@@ -7,6 +7,7 @@ holds where the server does not have the new one yet. A refused login makes the 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -52,13 +53,20 @@ class Credentials(CredentialProvider):
 
     async def greet(self, connection: Any) -> None:
         """Set up a new connection: log in, and choose another login if this one is refused."""
-        if self.refresh is not None:
-            await self.refresh()
-        tried = self.login
         try:
-            await connection.on_connect()
-        except AuthenticationError:
-            self.reject(tried)
+            if self.refresh is not None:
+                await self.refresh()
+            tried = self.login
+            try:
+                await connection.on_connect()
+                if await connection.can_read():  # without a login nothing was read yet
+                    await connection.read_response()  # raises what the server has against a connection
+            except AuthenticationError:
+                self.reject(tried)
+                raise
+        except asyncio.CancelledError:
+            # redis-py would put the connection into its pool, open and not logged in.
+            await connection.disconnect(nowait=True)
             raise
 
 
