@@ -30,11 +30,13 @@ class TellingVendor:
 
 @asynccontextmanager
 async def a_telling_vendor() -> AsyncIterator[TellingVendor]:
-    """One that listens."""
+    """Start one that listens on loopback; close it also when the test fails."""
     vendor = TellingVendor()
     runner = web.ServerRunner(web.Server(vendor.answer))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     vendor.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield vendor
-    await runner.cleanup()
+    try:
+        yield vendor
+    finally:  # a listener that a failed test leaves open fails a later one
+        await runner.cleanup()

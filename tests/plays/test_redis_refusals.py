@@ -129,10 +129,11 @@ async def test_burst_after_the_server_closed_idle_connections_stores_each_page(
         await is_up(other, 1)
         for first in (0, 100):
             await asyncio.gather(pages(one, first, 40), pages(other, first, 40))
-            assert await stored(raw) == 40 + 40 * (first > 0)
-            await connections_closed_by_the_server(raw)
-        assert len(vendor.requests) == 80
+            if first == 0:
+                await connections_closed_by_the_server(raw)
         assert await failed_commands(one) == await failed_commands(other) == {}
+        assert len(vendor.requests) == 80
+        assert await stored(raw) == 80
         assert await redis_up(one) == await redis_up(other) == 1
 
 
@@ -240,10 +241,10 @@ async def test_user_without_a_right_is_reported_once_and_redis_used_when_it_is_g
     async with playing(flags(vendor, url)) as play:
         await becomes(lambda: warns(play))
         seen = []
-        for number in range(30):
+        for number in range(12):
             await pages(play, number, 1)
             seen.append(await redis_up(play))
-            await asyncio.sleep(0.05)  # three rounds of the heartbeat, in which the gauge must not move
+            await asyncio.sleep(0.05)  # longer than one round of the heartbeat, in which the gauge must not move
         assert set(seen) == {0}
         [line] = await warnings(play)
         assert reason in line
@@ -284,8 +285,10 @@ async def rotate(admin: Any, old: str, new: str) -> None:
         await admin.client_kill_filter(_type=kind, skipme=True)
 
 
-@pytest.mark.parametrize("how", ["in place", "renamed over", "symlink"])
-@pytest.mark.parametrize("server_first", [True, False])
+@pytest.mark.parametrize(
+    ("how", "server_first"),
+    [("in place", True), ("renamed over", True), ("symlink", True), ("symlink", False)],
+)
 async def test_password_in_the_url_file_is_rotated_without_a_restart(
     vendor: HoldingVendor, real_redis: RealRedis, admin: Any, tmp_path: Path, how: str, server_first: bool
 ) -> None:
