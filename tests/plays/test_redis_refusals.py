@@ -187,6 +187,7 @@ async def forgetful_balancer(port: int) -> AsyncIterator[Balancer]:
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         balancer.known.add(writer)
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        balancer.known.add(far_writer)
         for work in (pump(reader, far_writer, writer), pump(far_reader, writer, writer)):
             task = asyncio.create_task(work)
             tasks.add(task)
@@ -201,6 +202,8 @@ async def forgetful_balancer(port: int) -> AsyncIterator[Balancer]:
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in balancer.known:  # also those whose pump was cancelled before it began
+            writer.transport.abort()
 
 
 async def test_connections_that_a_balancer_resets_when_used_lose_no_command(
