@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
+from types import FrameType
 from typing import Any
 
 from gateway import startup
@@ -29,7 +30,6 @@ from gateway.ports import PortTakenError, bind_all, url_of
 from gateway.preflight import checked
 from gateway.reload import load_certificate_for
 from gateway.settings import ConfigurationError, Loaded, Settings, load
-from gateway.signals import handle_signals, ignore_hangup
 from gateway.startup import complain
 from gateway.tls import CertificateError, ListenerTls, listener_tls
 from gateway.workers.funnel import Funnel
@@ -80,7 +80,7 @@ async def _serve(loaded: Loaded, sockets: Sockets, again: Callable[[], Loaded]) 
         checked(loaded)
         gateway = Gateway(settings, keys, writer, form, source=loaded.source)
         await gateway.start(sockets)
-        stop = handle_signals(*_ENDING, hung_up=partial(gateway.reloads.reload, again))
+        stop = _handle_signals(*_ENDING, hung_up=partial(gateway.reloads.reload, again))
         _log.info("listening", extra={"url": url_of(settings, sockets.client), "configuration": loaded.source})
         why = await stop
         _log.info("stopping", extra={"why": why.name})
@@ -155,7 +155,7 @@ async def _work(
         await peers.open()
         talking = asyncio.create_task(peers.run())
         await gateway.start(sockets)
-        stop = handle_signals(signal.SIGTERM, hung_up=partial(gateway.reloads.reload, again))
+        stop = _handle_signals(signal.SIGTERM, hung_up=partial(gateway.reloads.reload, again))
         peers.started()
         first: list[asyncio.Future[Any]] = [stop, peers.ended]
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
@@ -194,7 +194,7 @@ async def _demo(environ: Mapping[str, str], port: int | None) -> int:
         gateway = Gateway(settings, keys, writer, form, example_aoi=vendor.aoi_ids[0])
         try:
             await gateway.start(sockets)
-            stop = handle_signals(*_ENDING, hung_up=ignore_hangup)
+            stop = _handle_signals(*_ENDING, hung_up=_ignore_hangup)
             invitation = _invitation(url_of(settings, sockets.client), vendor_url, vendor.aoi_ids[0])
             writer.write(invitation.encode())  # which never waits for a reader, and never fails
             await stop
@@ -215,7 +215,7 @@ async def _mock_vendor(host: str, port: int, key: str | None, aois: int, seed: i
         complain(PortTakenError(host, port, "--port"))
         return FAILED
     try:
-        stop = handle_signals(*_ENDING, hung_up=ignore_hangup)
+        stop = _handle_signals(*_ENDING, hung_up=_ignore_hangup)
         example = vendor.aoi_ids[0] if vendor.aoi_ids else "AOI_ID"
         shown = "$KEY" if key else vendor.key
         told = f"Stand-in vendor: {url}\n" + ("" if key else f"Its key: {vendor.key}\n")
@@ -225,6 +225,40 @@ async def _mock_vendor(host: str, port: int, key: str | None, aois: int, seed: i
     finally:
         await vendor.stop()
     return FINE
+
+
+def _handle_signals(*numbers: signal.Signals, hung_up: Callable[[], None]) -> asyncio.Future[signal.Signals]:
+    """Return a future that the first of these signals sets; a second one ends the process at once, as people expect.
+
+    SIGHUP calls `hung_up`; one that arrived during startup does so now.
+    """
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def received(number: int, _: FrameType | None = None) -> None:
+        def set_once() -> None:
+            if stop.done():
+                sys.exit(128 + number)
+            stop.set_result(signal.Signals(number))
+
+        loop.call_soon_threadsafe(set_once)
+
+    for number in numbers:
+        try:
+            loop.add_signal_handler(number, received, number)
+        except NotImplementedError:  # Windows
+            signal.signal(number, received)
+    if sys.platform != "win32":
+        loop.add_signal_handler(signal.SIGHUP, hung_up)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP, *numbers))  # a worker starts with them blocked
+    if startup.take_hangup():
+        loop.call_soon(hung_up)
+    return stop
+
+
+def _ignore_hangup() -> None:
+    """Say that SIGHUP has no effect, in a command that has no configuration to reload."""
+    _log.warning("SIGHUP is ignored: this command has no configuration to reload")
 
 
 def _invitation(gateway: str, vendor: str, aoi_id: str) -> str:

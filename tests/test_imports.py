@@ -15,7 +15,6 @@ PACKAGE = Path(__file__).parents[1] / "gateway"
 ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli", "startup"},
     "startup": set(),
-    "signals": {"startup"},
     "loop": set(),
     "resolver": set(),
     "cli": {"run", "preflight", "settings", "core", "tokens", "caller", "web", "warm", "progress", "clock"}
@@ -25,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "parts": {"clock"},
     "preflight": {"settings", "tls", "upstream_tls", "stores"},
     "run": {"preflight", "app", "settings", "mock_vendor", "logs", "last_words", "keys", "ports", "workers"}
-    | {"startup", "signals", "loop", "reload", "tls"},
+    | {"startup", "loop", "reload", "tls"},
     "ports": {"app", "settings", "caller"},
     "app": {"settings", "web", "backing", "redis_backing", "cache", "windows", "errands", "stretches", "upstream"}
     | {"metrics", "status", "gathering", "subscribers", "parts", "workers", "journal", "logs", "keys", "reload", "tls"}

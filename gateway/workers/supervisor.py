@@ -21,15 +21,15 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 from gateway.clock import SystemClock
 from gateway.startup import take_hangup
 from gateway.workers.funnel import Funnel
-from gateway.workers.signal_pipe import SIGNALS, SignalPipe
 from gateway.workers.switchboard import Line, Switchboard
 
 # A worker that ends badly within this time of its start did so "at once"; the next one waits, longer each time.
@@ -38,6 +38,8 @@ _FIRST_DELAY, _LONGEST_DELAY = 1.0, 30.0
 _LOOK_SECONDS = 60.0
 # Before any worker serves, the group ends within a second.
 _FAREWELL_SECONDS = 0.3
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD) if sys.platform != "win32" else ()
 
 _log = logging.getLogger("gateway")
 
@@ -86,7 +88,7 @@ class Supervisor:
         self._code = 0
         self._hung_up = False
         self._lines_lost = 0
-        self._wakeups = SignalPipe()
+        self._wakeups = _SignalPipe()
 
     def run(self) -> int:
         """Serve until a signal; an exit code. When the first worker cannot serve, its code is the group's."""
@@ -168,7 +170,7 @@ class Supervisor:
         reading, writing = os.pipe()
         sys.stdout.flush()
         # Until the worker has handlers of its own, a signal must wait: ours would tell the parent of it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             pid = os.fork()
             if pid == 0:
@@ -182,7 +184,7 @@ class Supervisor:
             self._put_off(worker)
             _log.warning("a worker cannot be started", extra={"why": error.strerror})
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             theirs.close()
             os.close(writing)
 
@@ -190,7 +192,7 @@ class Supervisor:
         """Leave the parent's life behind, work, and end; never returns."""
         code: object = 1
         try:
-            for number in SIGNALS:
+            for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGCHLD))  # the others wait for handlers
@@ -291,3 +293,45 @@ class Supervisor:
             self._complete = True
             self._when_started()
         self._reload()
+
+
+class _SignalPipe:
+    """Signals as bytes on a descriptor, for a process that waits in `select`."""
+
+    def __init__(self) -> None:
+        self._reading, self._writing = socket.socketpair()
+        for end in (self._reading, self._writing):
+            end.setblocking(False)
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for."""
+        return self._reading.fileno()
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Receive signals in this context, instead of the handlers that were there before."""
+        signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
+        before = {number: signal.signal(number, _do_nothing) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(-1)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def take(self) -> bytes:
+        """Return the numbers of the signals that have arrived since the last call."""
+        try:
+            return self._reading.recv(4096)
+        except BlockingIOError:
+            return b""
+
+    def close(self) -> None:
+        """Receive no more signals here, as in a forked process."""
+        signal.set_wakeup_fd(-1)
+        self._reading.close()
+        self._writing.close()
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """Handle a signal: only with a handler is its number written to the pipe."""
