@@ -40,12 +40,14 @@ def is_serving(arguments: Sequence[str]) -> bool:
 def catch_signals() -> None:
     """Install the handlers that apply until the gateway is ready.
 
-    Process 1 of a container needs them most: the kernel discards every signal that process 1 has no handler for.
+    Process 1 of a container needs them most: the kernel discards every signal that process 1 has no handler for. A
+    parent that blocks the signals loses none of them: what has arrived is delivered here.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     if sys.platform != "win32":
         signal.signal(signal.SIGHUP, _remember)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP, signal.SIGTERM, signal.SIGINT))
 
 
 def take_hangup() -> bool:

@@ -13,13 +13,13 @@ import sysconfig
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from harness import ROOT
 from ruamel.yaml import YAML
 
-__all__ = ["ROOT", "documents", "parsed", "passes", "program", "tool"]
+__all__ = ["ROOT", "documents", "parsed", "passes", "program", "tool", "unshare"]
 
 
 def program(name: str) -> str:
@@ -33,11 +33,23 @@ def tool(name: str, package: str) -> str:
     """A program of the operating system, from this package of Debian's."""
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if found is None:
-        missing = f"{name} is not installed (Debian has it in {package})"
-        if os.environ.get("NO_SKIPS"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+        _skip(f"{name} is not installed (Debian has it in {package})")
     return found
+
+
+def unshare(*options: str) -> list[str]:
+    """A command that runs the arguments after it in a user namespace, and in those that the options name."""
+    command = [tool("unshare", "util-linux"), "--user", "--map-root-user", *options]
+    tried = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        _skip(f"this machine does not allow namespaces: {tried.stderr.strip()}")
+    return command
+
+
+def _skip(reason: str) -> NoReturn:
+    if os.environ.get("NO_SKIPS"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def passes(*command: str | Path, cwd: Path = ROOT) -> str:
