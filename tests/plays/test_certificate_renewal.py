@@ -80,8 +80,8 @@ async def served(port: int) -> bytes:
 
 async def becomes(port: int, certificate: bytes) -> None:
     async with asyncio.timeout(PATIENCE):
-        while await served(port) != certificate:
-            pass  # each look is a connection, and so a turn of the loop
+        while await served(port) != certificate:  # noqa: ASYNC110 - only another connection shows it
+            await asyncio.sleep(0.02)
 
 
 def flags(vendor: HoldingVendor, files: Files) -> dict[str, Any]:
@@ -165,31 +165,29 @@ BROKEN: dict[str, Callable[[Files], object]] = {
 }
 
 
-@pytest.mark.parametrize("how", BROKEN)
-async def test_a_broken_certificate_refuses_the_reload_and_changes_nothing(
-    vendor: HoldingVendor, files: Files, how: str
-) -> None:
-    old = files.current
+async def test_a_broken_certificate_refuses_the_reload_and_changes_nothing(vendor: HoldingVendor, files: Files) -> None:
     async with secured(vendor, files) as (play, reload):
-        BROKEN[how](files)
-        reload()
-        assert (await play.metrics())["gateway_config_last_reload_successful"] == 0
-        reason = (await play.get("/status.json")).json["configuration"]["last_reload"]["why"]
-        assert "tls" in reason
-        assert await served(play.port) == old
-        new = files.renew()
-        reload()
-        assert (await play.metrics())["gateway_config_last_reload_successful"] == 1
-        assert await served(play.port) == new
+        for how, spoil in BROKEN.items():
+            old = files.current
+            spoil(files)
+            reload()
+            assert (await play.metrics())["gateway_config_last_reload_successful"] == 0, how
+            reason = (await play.get("/status.json")).json["configuration"]["last_reload"]["why"]
+            assert "tls" in reason, how
+            assert await served(play.port) == old, how
+            new = files.renew()
+            reload()
+            assert (await play.metrics())["gateway_config_last_reload_successful"] == 1, how
+            assert await served(play.port) == new, how
 
 
 async def test_a_broken_certificate_is_logged_once(vendor: HoldingVendor, files: Files) -> None:
     async with secured(vendor, files) as (play, _):
-        for text in (b"no certificate", b"", b"no certificate either"):
+        for text in (b"no certificate", b""):
             before = play.log.getvalue().count(b"cannot be used; the previous one")
             replace(files.cert, text)
             await until(lambda seen=before: play.log.getvalue().count(b"cannot be used; the previous one") > seen)  # type: ignore[misc]
-        assert play.log.getvalue().count(b"cannot be used; the previous one") == 3
+        assert play.log.getvalue().count(b"cannot be used; the previous one") == 2
 
 
 async def test_files_of_another_name_are_taken_over_by_a_reload(
