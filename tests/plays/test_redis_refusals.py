@@ -102,6 +102,7 @@ async def failed_commands(play: Play) -> dict[str, float]:
 
 
 async def stored(raw: Any) -> int:
+    await raw.connection_pool.disconnect()  # the server may have closed an idle connection of the test, too
     return len(await raw.keys("*:page:*"))
 
 
