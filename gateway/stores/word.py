@@ -107,9 +107,15 @@ class WordOfRedis:
             self.seals.break_all()  # word may have been missed
             self._note_word()
             self._troubles = 0
-            beats = asyncio.create_task(self._beat(everything, subscription, upset, look))
+            beats = asyncio.create_task(self._beat(everything, upset, look))
+            pinged = -math.inf
             try:
                 while not beats.done():
+                    # Only this task uses the connection: redis-py reconnects where it finds it lost, and of two
+                    # attempts at the same time one connection would stay open.
+                    if (now := self._clock.monotonic()) - pinged >= _BEAT_SECONDS:
+                        pinged = now
+                        await subscription.ping()  # answered on the connection that brings the messages
                     await self._hear(subscription, listeners)
                     if not self.heard:
                         raise TimeoutError("the listening connection is deaf")
@@ -135,12 +141,8 @@ class WordOfRedis:
         self._listening = False
         self.seals.until = -math.inf
 
-    async def _beat(
-        self, everything: str, subscription: Any, upset: Callable[[], None], look: Callable[[], Awaitable[None]]
-    ) -> None:
+    async def _beat(self, everything: str, upset: Callable[[], None], look: Callable[[], Awaitable[None]]) -> None:
         for beat in itertools.count(1):
-            # The answer comes on the listening connection, between words, and shows that it still brings them.
-            await subscription.ping()
             await self._clock.sleep(_BEAT_SECONDS)
             if beat % _BEATS_PER_CLOCK == 0:
                 self._clock.correct(await self._store.time())
