@@ -14,6 +14,8 @@ from gateway.clock import Clock
 
 # A part that fails at once is not begun a thousand times a second.
 _AGAIN_SECONDS = 1.0
+# A part needs less than this to end.
+_CANCEL_AGAIN_SECONDS = 0.5
 
 _log = logging.getLogger("gateway")
 
@@ -30,9 +32,16 @@ class Parts:
         self._tasks.append(asyncio.create_task(self._keep(name, work)))
 
     async def close(self) -> None:
-        """End all."""
-        for task in self._tasks:
-            task.cancel()
+        """Cancel all until they have ended.
+
+        Once is not always enough: before Python 3.12 `asyncio.wait_for`, which redis-py uses, loses a cancellation that
+        arrives when what it waits for is done (CPython gh-86296).
+        """
+        running = set(self._tasks)
+        while running:
+            for task in running:
+                task.cancel()
+            _, running = await asyncio.wait(running, timeout=_CANCEL_AGAIN_SECONDS)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _keep(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
