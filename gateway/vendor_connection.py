@@ -104,7 +104,8 @@ class VendorConnection(ResponseHandler):
             return
         self.answering = True
         if len(data) > 1:
-            super().data_received(data[:-1])
+            # Not a copy: large bodies would leave the heap fragmented.
+            super().data_received(memoryview(data)[:-1])  # type: ignore[arg-type] # the parser takes any buffer
             if self._is_answered():
                 self._take_surplus()
                 return

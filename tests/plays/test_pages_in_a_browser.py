@@ -179,12 +179,12 @@ return here.localName === "summary" ? "summary" : here.getAttribute("aria-label"
 
 
 def it_is_dark_where_that_is_wanted(browser: Browser) -> None:
-    light = browser.run(COLOURS)
+    def are_dark() -> list[bool]:
+        return [sum(rgb) < 384 for rgb in browser.run(COLOURS)]
+
+    assert are_dark() == [True, False, True]
     browser.tell("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
-    browser.awaits(lambda: browser.run(COLOURS) != light)
-    dark = browser.run(COLOURS)
-    assert [sum(rgb) < 384 for rgb in light] == [True, False, True]
-    assert [sum(rgb) < 384 for rgb in dark] == [False, True, False]
+    browser.awaits(lambda: are_dark() == [False, True, False])  # one colour after the other
     browser.tell("Emulation.setEmulatedMedia", features=[])
 
 

@@ -291,4 +291,4 @@ async def test_a_signal_to_everybody_drains_and_a_second_one_to_the_parent_ends_
                 pass
         assert group.told(ENDED) == []
         assert await group.end(signal.SIGTERM) == 128 + signal.SIGTERM
-        assert not any(alive(pid) for pid in pids)
+        await until(lambda: not any(alive(pid) for pid in pids))
