@@ -173,7 +173,7 @@ class Errands:
             flight.add_done_callback(partial(self._refresh_instead, errand))
 
     def _refresh_instead(self, errand: Errand, flight: asyncio.Task[Landed]) -> None:
-        """Refresh the page after a flight that another team began and could not pay for."""
+        """Refresh the page after the fetch of another team was refused by that team's miss budget."""
         error = None if flight.cancelled() else flight.exception()
         if isinstance(error, LimitReached) and error.team != errand.team:
             self.refresh(errand)

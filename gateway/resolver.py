@@ -8,7 +8,7 @@ import socket
 import aiohttp
 from aiohttp.abc import ResolveResult
 
-# The shortest look-ups of a resolver that asks again, after a packet was lost, take five seconds (resolv.conf(5)).
+# Seconds. A resolver retries a lost packet after five seconds at the earliest (resolv.conf(5)), too late for a drain.
 _LAST_SECONDS = 0.5
 
 

@@ -17,10 +17,10 @@ from redis.exceptions import RedisClusterException, RedisError, ResponseError
 _EXPIRES_MS = 20_000
 # Codes of errors that concern the value of one key, and no right to use it.
 _ABOUT_A_VALUE = frozenset({"WRONGTYPE"})
-# Messages without a code that say more than the ERR which they have for one.
+# Errors with the generic code ERR. Their message tells more.
 _MAX_CLIENTS = "max number of clients reached"
 _PHRASES = ("unknown command", _MAX_CLIENTS)
-# Refusals that redis-py takes for the loss of a connection.
+# Refusals that redis-py reports as a lost connection.
 _CLOSING_REFUSALS = frozenset({"LOADING", _MAX_CLIENTS})
 _LONGEST_LIST = 4
 

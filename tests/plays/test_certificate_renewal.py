@@ -66,7 +66,7 @@ def files(tmp_path: Path) -> Files:
 
 
 def certificate_served(port: int) -> bytes:
-    """The certificate that a new connection gets, asked for without naming a server."""
+    """Return the certificate (DER) that a new connection without SNI is served."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

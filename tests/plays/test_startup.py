@@ -31,7 +31,7 @@ class Starting:
         )  # fmt: skip
 
     def wait_until_loading(self) -> int:
-        """Wait until the process waits for its configuration; a descriptor that keeps it waiting."""
+        """Wait until the process reads its configuration; return the descriptor whose closing lets it continue."""
         return os.open(self._pipe, os.O_WRONLY)
 
     def configure(self, held: int, text: str) -> None:
@@ -156,8 +156,8 @@ def test_a_gateway_that_is_not_ready_survives_sighup_and_ends_by_sigterm_without
         process.wait()
 
 
-# Runs in a network of its own, where a name server receives questions and never answers: starts the gateway, has a
-# request or a client of Redis ask, ends the gateway, and prints how long that took.
+# Runs in a network namespace whose name server never answers. Starts the gateway, causes a DNS look-up by a request or
+# by the Redis client, sends SIGTERM, and prints how long the exit took.
 DRIVER = """
 import fcntl, http.client, json, os, re, signal, socket, struct, subprocess, sys, threading, time
 
