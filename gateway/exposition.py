@@ -14,6 +14,7 @@ samples at a time, with the event loop's other work in between.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
@@ -23,7 +24,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 _BREAKER = "gateway_upstream_breaker_state"
-_FOLDS: dict[str, Callable[[float, float], float]] = {
+_FOLDS: dict[str, Callable[[Iterable[float]], float]] = {
     _BREAKER: max,
     "gateway_upstream_paused_until_timestamp_seconds": max,
     "gateway_redis_up": min,
@@ -36,6 +37,8 @@ _FOLDS: dict[str, Callable[[float, float], float]] = {
 }
 # What goes on counting when the process that counted is gone.
 _LASTING = ("counter", "histogram", "summary")
+# The unit that totals of ended processes are rounded up to, about a microsecond: sums of its multiples are exact.
+_UNIT = 2.0**-20
 # OpenMetrics ends with it, the older format does not.
 _END = b"# EOF\n"
 # So many samples take about half a millisecond.
@@ -84,14 +87,18 @@ def decode(data: bytes) -> Numbers:
 def merged(several: Iterable[Numbers]) -> Numbers:
     """The numbers of several processes as those of one."""
     heads: dict[str, Family] = {}
-    values: dict[str, dict[tuple[str, Labels], float]] = {}
+    parts: dict[str, dict[tuple[str, Labels], list[float]]] = {}
     for family in (family for numbers in several for family in numbers):
         heads.setdefault(family.name, family)
-        known = values.setdefault(family.name, {})
-        fold = _FOLDS.get(family.name, _add)
+        known = parts.setdefault(family.name, {})
         for name, labels, value in family.samples:
-            series = (name, labels)
-            known[series] = fold(known[series], value) if series in known else value
+            known.setdefault((name, labels), []).append(value)
+    values = {
+        # The rounding of `fsum` does not depend on the order of the processes: a counter that is smaller by its last
+        # bit in the next scrape is a counter reset to Prometheus.
+        name: {series: _FOLDS.get(name, math.fsum)(numbers) for series, numbers in known.items()}
+        for name, known in parts.items()
+    }
     if _BREAKER in values:
         values[_BREAKER] = _worst(values[_BREAKER])
     return [
@@ -114,8 +121,15 @@ async def merged_over(several: Iterable[Numbers]) -> Numbers:
 
 
 def lasting(numbers: Numbers) -> Numbers:
-    """What remains of a process that has ended: what it counted, and no state."""
-    return [family for family in numbers if family.kind in _LASTING]
+    """Return what remains of a process that has ended: its counters, rounded up so that no total ever decreases."""
+    return [
+        Family(
+            family.name, family.text, family.kind,
+            [(name, labels, math.ceil(value / _UNIT) * _UNIT) for name, labels, value in family.samples],
+        )
+        for family in numbers
+        if family.kind in _LASTING
+    ]  # fmt: skip
 
 
 async def rendered(numbers: Numbers, accept: str) -> tuple[bytes, str]:
@@ -147,10 +161,6 @@ class _Pace:
         if self._samples >= _AT_ONCE:
             self._samples = 0
             await asyncio.sleep(0)
-
-
-def _add(one: float, other: float) -> float:
-    return one + other
 
 
 class _Shown(Collector):

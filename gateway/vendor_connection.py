@@ -114,9 +114,13 @@ class VendorConnection(ResponseHandler):
         super().data_received(data[-1:])
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Forget the time at which it would have been closed."""
+        """Forget the time at which it would have been closed, and the body, which refers to this connection too.
+
+        What was received of an abandoned body is freed at once, not with the next garbage collection.
+        """
         self._cancel_expiry()
         super().connection_lost(exc)
+        self._body = None
 
     @property
     def should_close(self) -> bool:

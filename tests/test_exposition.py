@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 from harness import parse_metrics
@@ -90,6 +91,29 @@ def test_counters_and_histograms_add_up_and_outlast_their_process() -> None:
         'took_seconds_count{result="fine"}': 3, 'took_seconds_count{result="bad"}': 2,
         'took_seconds_sum{result="fine"}': 1.5, 'took_seconds_sum{result="bad"}': 1,
     }  # fmt: skip
+
+
+def test_a_counter_never_decreases_when_processes_are_added_in_another_order_or_end() -> None:
+    def seconds(value: float) -> Numbers:
+        registry = CollectorRegistry()
+        Counter("cpu_seconds", "Used", registry=registry).inc(value)
+        return asyncio.run(exposition.taken(registry))
+
+    def total(*several: Numbers) -> float:
+        return shown(*several)["cpu_seconds_total"]
+
+    processes = [seconds(value) for value in (0.1, 0.2, 0.3, 0.7)]
+    before = total(*processes)
+    assert {total(*order) for order in itertools.permutations(processes)} == {before}
+
+    ended = Numbers()
+    for _ in range(1000):
+        ended = exposition.merged([ended, exposition.lasting(processes[0])])
+        after = total(ended, *processes[1:])
+        assert before <= after
+        before = total(ended, *processes)
+        assert after <= before
+    assert before == pytest.approx(101.3, abs=0.01)
 
 
 def test_openmetrics_is_written_as_it_should_be() -> None:
