@@ -13,7 +13,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install 
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check pytest image bench soak format schema clean
+.PHONY: help demo test check pytest simulate image bench soak format schema clean
 
 help: ## What there is to make.
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ check: $(VENV)/.development ## Format, lint and types.
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy --num-workers 2
+
+SEEDS ?= 0-1999
+simulate: $(VENV)/.development ## Run schedules of faults on virtual time: replicas, Redis and vendor (SEEDS=0-1999).
+	@cd tests && ../$(BIN)/python -m simulation --seeds $(SEEDS)
 
 bench: $(VENV)/.development ## Measure: vendor calls, faults, freshness, memory, and costs beside nginx's (some 20 minutes).
 	@for name in stampede windows faults freshness eviction memory hits distance growth starting scraping; do \

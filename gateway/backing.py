@@ -35,10 +35,10 @@ class Backing:
     following: Callable[[], Coroutine[Any, Any, None]] | None = None
     adopt_url: Callable[[str], bool] | None = None
 
-    def purge_here(self, aoi_id: str | None) -> None:
-        """Purge what another process of this gateway has purged. Where there is Redis, it is Redis that tells."""
+    def purge_here(self, aoi_id: str | None, soft: bool) -> None:
+        """Purge what another process of this gateway has purged. Where there is Redis, its message does that."""
         if isinstance(self.store, MemoryStore):
-            self.store.purge_here(aoi_id)
+            self.store.purge_here(aoi_id, soft=soft)
 
 
 def in_memory(
@@ -46,7 +46,7 @@ def in_memory(
     upstream: UpstreamOptions,
     teams: Mapping[str, TeamOptions],
     *,
-    purge_others: Callable[[str | None], Awaitable[None]] | None,
+    purge_others: Callable[[str | None, bool], Awaitable[None]] | None,
     clock: Clock,
     observe: Observe,
 ) -> Backing:

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from gateway.clock import Clock
 from gateway.core.entry import Entry
 from gateway.core.errors import NotCached, UpstreamError, UpstreamRefusal, UpstreamTimeout
-from gateway.core.facts import CacheAnswered, CacheResult, Observe, Purged, Tier
+from gateway.core.facts import CacheAnswered, CacheResult, Observe, Purged, Tier, purge_scope
 from gateway.core.policy import Fetch, Serve, ServeAndRefresh
 from gateway.core.query import AssetsQuery
 from gateway.errands import Brought, Errand, Errands, Unkept
@@ -143,10 +143,13 @@ class Cache:
         """What there is for a query now, for who asks why there was no answer."""
         return await self._windows.find(query)
 
-    async def purge(self, aoi_id: str | None) -> None:
-        """End what is cached of an AOI, or (None) of all, for good. Raises StoreDown when Redis did not confirm it."""
-        await self._store.purge(aoi_id)
-        self._observe(Purged("all" if aoi_id is None else "aoi"))
+    async def purge(self, aoi_id: str | None, *, soft: bool = False) -> None:
+        """End what is cached of an AOI, or (None) of all, for good. Raises StoreDown when Redis did not confirm it.
+
+        After a `soft` purge it is still served while the vendor fails.
+        """
+        await self._store.purge(aoi_id, soft=soft)
+        self._observe(Purged(purge_scope(aoi_id, soft=soft)))
 
     async def close(self) -> None:
         """End the fetches under way."""
@@ -160,6 +163,7 @@ class Cache:
             if await self._may_force(query, found):
                 errand = _errand(query, found, request_id, team, forced=True)
                 return await self._ask_vendor(errand, found, "request", fallback=_old(found) is not None)
+            found = await self._windows.find(query)  # it may have been purged while we asked
             return (await self._decided(query, found, request_id, wish, team))._replace(too_soon=True)
         return await self._decided(query, found, request_id, wish, team)
 

@@ -39,13 +39,17 @@ def is_gateway(server: ServerOptions, ops: OpsOptions) -> bool:
         return False
 
 
-def purge(server: ServerOptions, ops: OpsOptions, *, url: str | None, token: str | None, aoi_id: str | None) -> None:
-    """Purge an AOI, or (None) everything, at `url` or else at the configured listener.
+def purge(
+    server: ServerOptions, ops: OpsOptions, url: str | None, token: str | None, *, aoi_id: str | None, soft: bool
+) -> None:
+    """Purge an AOI, or (None) everything, at `url` or else at the configured listener; `soft` ends freshness only.
 
     Raises NotReached or Refused.
     """
     connection = _listener(server, ops, _PURGE_TIMEOUT) if url is None else _at(url, _PURGE_TIMEOUT)
-    order = {"all": True} if aoi_id is None else {"aoi_id": aoi_id}
+    order: dict[str, object] = {"all": True} if aoi_id is None else {"aoi_id": aoi_id}
+    if soft:
+        order["soft"] = True
     headers = {"Content-Type": "application/json"} | ({} if token is None else {"Authorization": f"Bearer {token}"})
     status, body = _ask(connection, "POST", "/admin/purge", json.dumps(order), headers)
     if status != 200:

@@ -121,14 +121,14 @@ def _purge(arguments: argparse.Namespace) -> int:
     token = _token(arguments.token_file)
     settings = _load(arguments).settings
     try:
-        purge(settings.server, settings.ops, url=arguments.url, token=token, aoi_id=arguments.aoi)
+        purge(settings.server, settings.ops, url=arguments.url, token=token, aoi_id=arguments.aoi, soft=arguments.soft)
     except NotReached as error:
         print(error, file=sys.stderr)
         return UNREACHABLE
     except Refused as error:
         print(error, file=sys.stderr)
         return FAILED
-    print("purged everything" if arguments.aoi is None else f"purged {arguments.aoi}")
+    print("softly purged" if arguments.soft else "purged", arguments.aoi or "everything")
     return FINE
 
 
@@ -263,6 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     what = purge.add_mutually_exclusive_group(required=True)
     what.add_argument("--aoi", metavar="ID", help="the AOI whose pages end")
     what.add_argument("--all", action="store_true", help="everything ends")
+    purge.add_argument("--soft", action="store_true", help="end freshness only: pages still serve if the vendor fails")
     purge.add_argument("--url", type=gateway_url, help="where the gateway is (default: the configured listener)")
     purge.add_argument("--token-file", metavar="FILE", help="file with a token that has the scope admin")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -18,8 +19,13 @@ class Clock(Protocol):
         """Seconds since some moment, never going backwards."""
         ...
 
-    def correct(self, now: float) -> None:
-        """Take the wall time from elsewhere: this machine's may be wrong, and replicas must agree."""
+    @property
+    def steps(self) -> int:
+        """How often the wall time was stepped. Dates from before a step say nothing after it."""
+        ...
+
+    def correct(self, earliest: float, latest: float) -> None:
+        """Take the wall time from elsewhere, where it is now between these two Unix times."""
         ...
 
     async def sleep(self, seconds: float) -> None:
@@ -27,37 +33,43 @@ class Clock(Protocol):
         ...
 
 
-_LARGEST_STEP = 1.0
+# A correction by more than this, in seconds, is a step.
+_STEP = 1.0
 
 
 class SystemClock:
-    """The real one. Wall time is read once and then advanced monotonically.
+    """The clock of the machine. Wall time is read once and then advanced by the monotonic clock.
 
-    A machine whose clock is set by an hour while the gateway runs would otherwise expire every page at once, or keep
-    every page an hour too long.
+    Otherwise, a machine whose clock is set by an hour while the gateway runs would expire every page at once, or keep
+    every page an hour too long. Where there is Redis, its clock replaces the machine's (`correct`).
     """
 
-    def __init__(self) -> None:
-        self._offset = time.time() - time.monotonic()
-        self._corrected = False
+    def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
+        # An attribute and not a method: each request reads it several times.
+        self.monotonic = monotonic
+        """Seconds since some moment, never going backwards."""
+        self._offset = wall() - monotonic()
+        self._set_back = 0.0
+        self.steps = 0
+        """How often the wall time was stepped. Dates from before a step say nothing after it."""
 
     def now(self) -> float:
         """Unix time in seconds."""
-        return time.monotonic() + self._offset
+        return self.monotonic() + self._offset
 
-    # Not wrapped, because each request reads it several times.
-    monotonic = staticmethod(time.monotonic)
+    def correct(self, earliest: float, latest: float) -> None:
+        """Take the wall time from elsewhere, where it is now between these two Unix times.
 
-    def correct(self, now: float) -> None:
-        """Approach this Unix time: at once the first time, and then by a second at most each time.
-
-        So drift is made good, and somebody else's clock that is set by an hour does not expire every page either.
+        A clock within these bounds is right. Small corrections follow the drift of clocks. A large one is a step, and
+        so are small ones that together set the clock back by as much: pages would outlive what they are allowed.
         """
-        error = now - self.now()
-        if self._corrected:
-            error = min(max(error, -_LARGEST_STEP), _LARGEST_STEP)
-        self._corrected = True
+        now = self.now()
+        error = min(max(now, earliest), latest) - now
         self._offset += error
+        self._set_back += max(0.0, -error)
+        if abs(error) > _STEP or self._set_back > _STEP:
+            self.steps += 1
+            self._set_back = 0.0
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""

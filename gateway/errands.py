@@ -12,7 +12,7 @@ from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
 from gateway.clock import Clock
-from gateway.core.admission import Candidate, Fetched, admit
+from gateway.core.admission import Fetched, admit
 from gateway.core.entry import Entry
 from gateway.core.errors import (
     LimitReached,
@@ -30,7 +30,7 @@ from gateway.core.policy import Serve, decide
 from gateway.core.query import Address, AssetsQuery
 from gateway.flights.lease import Turns
 from gateway.flights.local import Flights
-from gateway.stores.base import Store, filed, found_in
+from gateway.stores.base import Store, found_in, unfiled
 
 # Fetch a page from the vendor: the query, the request id that is sent along, a deadline in monotonic time, and the team
 # that caused it. Raises UpstreamError or UpstreamRefusal.
@@ -229,6 +229,7 @@ class Errands:
         return None
 
     async def _fetched(self, errand: Errand, deadline: float) -> Landed:
+        proof = self._store.proof()
         try:
             fetched = await self._fetch(errand.query, errand.request_id, deadline, errand.team)
         except UpstreamError as error:
@@ -236,16 +237,17 @@ class Errands:
             raise
         candidate = admit(errand.query, errand.address.page, fetched, self.lifetimes, self._chance())
         shown = candidate.sight
-        if shown.moulded:
+        if shown.shows_limit(candidate.total):
             self._limits.learn(shown.limit, shown.printed, shown.end - shown.offset, shown.started)
         if not fetched.caching.storable:
             self._observe(VendorForbidsStoring())
-            named = await self._named(errand, candidate)
+            self._store.saw(errand.address, candidate)
+            named = unfiled(candidate, errand.epoch)
             return Landed(named, "here", stored=False, storable=False, unkept="no-store")
         try:
-            kept = await self._store.keep(errand.address, candidate, errand.epoch)
+            kept = await self._store.keep(errand.address, candidate, errand.epoch, proof)
         except StoreDown:
-            return Landed(await self._named(errand, candidate), "here", stored=False, unkept="store-down")
+            return Landed(unfiled(candidate, errand.epoch), "here", stored=False, unkept="store-down")
         if kept.ended:
             self._observe(GenerationEnded())
         if kept.outcome != "kept":
@@ -254,8 +256,3 @@ class Errands:
             # The store knows now what the page shows of its listing, but nobody will be served with the page itself.
             return Landed(kept.entry, "here", stored=False, unkept="no-lifetime")
         return Landed(kept.entry, "here")
-
-    async def _named(self, errand: Errand, candidate: Candidate) -> Entry:
-        """The entry of a page that is not kept, named after the generation that it would belong to."""
-        known = (await found_in(self._store, errand.address)).directory
-        return filed(errand.address, known, candidate, errand.epoch, self._clock.now(), alone=True)[1]

@@ -17,7 +17,7 @@ from gateway.core.errors import UpstreamCircuitOpen, UpstreamRateLimited, Upstre
 from gateway.core.facts import BreakerTurned, Observe, VendorPaused, VendorResumed
 from gateway.core.key_holds import KeyHolds
 from gateway.core.options import UpstreamOptions
-from gateway.core.pause import Pause
+from gateway.core.pause import LONGEST_PAUSE, Pause
 from gateway.places import Places
 
 
@@ -127,14 +127,16 @@ class Gate:
         if over:
             if until >= self._pause.until:
                 self._resume()
-        elif self._pause.begin(until):
-            self._observe(VendorPaused(until))
+            return
+        now = self._clock.now()
+        until_at_most = now + LONGEST_PAUSE
+        if self._pause.begin(until, self._clock.monotonic() + min(until, until_at_most) - now):
+            self._observe(VendorPaused(min(until, until_at_most)))
 
     def _check_vendor(self, now: float) -> None:
-        wall = self._clock.now()
-        match self._pause.phase(wall):
+        match self._pause.phase(now):
             case "paused":
-                raise UpstreamRateLimited("the vendor asked for a pause", retry_after=self._pause.until - wall)
+                raise UpstreamRateLimited("the vendor asked for a pause", retry_after=self._pause.ends - now)
             case "probe" if self._probing:
                 raise UpstreamRateLimited("the first call after the pause is under way", retry_after=1.0)
         wait = self._breaker.wait(now)
@@ -143,12 +145,12 @@ class Gate:
 
     async def _probes(self) -> bool:
         """Whether this call is the probe after a pause. Raises UpstreamRateLimited where it is another replica's."""
-        if self._pause.phase(self._clock.now()) != "probe":
+        if self._pause.phase(self._clock.monotonic()) != "probe":
             return False
         self._probing, until = True, self._pause.until
         if not await self._replicas.may_probe(until, self._probe_seconds):
             self._probing = False
-            if until == self._pause.until and self._pause.phase(self._clock.now()) == "probe":
+            if until == self._pause.until and self._pause.phase(self._clock.monotonic()) == "probe":
                 raise UpstreamRateLimited("another replica makes the first call after the pause", retry_after=1.0)
             self._check_vendor(self._clock.monotonic())
             return False
@@ -165,7 +167,7 @@ class Gate:
             until = self._pause.until
             self._resume()
             await self._replicas.tell_pause(until, over=True)
-        elif call.well and self._pause.phase(self._clock.now()) == "ramp":
+        elif call.well and self._pause.phase(self._clock.monotonic()) == "ramp":
             self._pause.went_well()
             self._places.allow(self._pause.allowed)
 

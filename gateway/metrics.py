@@ -179,7 +179,7 @@ class Metrics:
         corrupt = self._counter("gateway_cache_corrupt_total", "Stored values that could not be read")
 
         purges = _Kept(self._counter("gateway_cache_purges_total", "Purges that were confirmed", "scope"))
-        for scope in ("aoi", "all"):
+        for scope in get_args(facts.PurgeScope):
             purges(scope)
         generations = self._counter(
             "gateway_cache_generation_changes_total", "Listings that turned out to have changed"

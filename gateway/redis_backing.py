@@ -22,7 +22,8 @@ from gateway.stores.redis_client import Connections, connect
 from gateway.stores.redis_credentials import StoreCredentials
 from gateway.stores.shared import SharedPause
 from gateway.stores.tiered import TieredStore
-from gateway.stores.word import WordOfRedis
+from gateway.stores.validity import Validity
+from gateway.stores.word import InvalidationSubscriber
 from gateway.url_file import UrlFile
 
 
@@ -48,16 +49,18 @@ def around_redis(
     prefix = f"{cache.key_prefix}:{FORMAT_VERSION}:"
     calls = RedisCalls(client, timeout=cache.redis_timeout, clock=clock, observe=observe, prefix=prefix)
     far = RedisStore(calls, connections, prefix=cache.key_prefix, clock=clock, observe=observe)
-    word = WordOfRedis(calls, far, clock)
+    validity = Validity(max_age=cache.memory_max_age, clock=clock)
+    single = url.startswith(("redis://", "rediss://"))
+    word = InvalidationSubscriber(calls, far, validity, clock, single=single)
     near = Shelves(memory, observe)
-    store = TieredStore(near, far, word, max_age=cache.memory_max_age, clock=clock, observe=observe)
+    store = TieredStore(near, far, word, clock=clock, observe=observe)
     leases = Leases(calls.run, prefix=far.prefix, clock=clock)
-    pause = SharedPause(calls, prefix=far.prefix, scope=scope, clock=clock)
+    pause = SharedPause(calls, far.epochs, prefix=far.prefix, scope=scope, clock=clock)
     gate = Gate(upstream, pause, clock=clock, observe=observe)
     pause.listener = gate.hear
     budgets = Budgets(teams, SharedBuckets(calls, prefix=far.prefix, timeout=cache.redis_timeout), clock)
     listeners = {far.channel: store.hear, leases.channel: leases.hear, pause.channel: pause.hear}
-    listening = partial(word.run, listeners, store.upset, pause.look)
+    listening = partial(word.run, listeners, store.invalidate_all, pause.look)
     following = None
     if cache.url_file is not None:
         url_file = UrlFile(cache.url_file, credentials, read=read, clock=clock)

@@ -22,6 +22,9 @@ from gateway.core.query import Address, AssetsQuery
 from gateway.core.windows import Plan, State, cut, end_of, plan
 from gateway.stores.base import NO_SHELF, Shelf, Store, found_in
 
+# A look-up during which something changed is made again, at most this often in all.
+_TRIES = 3
+
 
 class Found(NamedTuple):
     """What there is for a query at `now` (Unix time), under its address and purge epoch, and what may be done with it.
@@ -65,12 +68,23 @@ class Windows:
     async def find(self, query: AssetsQuery) -> Found:
         """The best there is for a query: fresh page, fresh window, page in grace, window in grace, or what is kept."""
         address = query.address(self._scope)
+        for _ in range(_TRIES):
+            found, shelf = await self._look(query, address)
+            if shelf is None or self._store.stands(address, shelf):
+                return found
+        # Something has changed each time while its pages were read: none of them is known to be right.
+        return found._replace(
+            decision=Fetch(None, expired=False), directory=None, seen=-math.inf, sources=(), exact=None
+        )
+
+    async def _look(self, query: AssetsQuery, address: Address) -> tuple[Found, Shelf | None]:
+        """What there is, and the shelf that it is from if something was awaited since that was right."""
         shelf = self._store.glance(address)
         if shelf is not None and shelf.entry is None:
             found = self._from_memory(query, address, shelf)
             if found is not None:
                 self._observe(TierLookup("memory", "hit"))
-                return found
+                return found, None
             shelf = None
         elif shelf is not None:
             self._observe(TierLookup("memory", "hit"))
@@ -88,11 +102,15 @@ class Windows:
         )
         planned = None if isinstance(exact, Serve) else self._plan(query, shelf.directory, now)
         if planned is None or _as_good(exact, planned.state):
-            return found
-        entry, tier = await self._window(query, address, planned, shelf)
+            return found, None
+        entry = self._in_memory(query, address, planned, shelf)
+        if entry is not None:
+            return found._replace(decision=_decision(planned.state, entry), sources=planned.pages), None
+        entry = await self._from_redis(query, address, planned, shelf)
         if entry is None:
-            return found
-        return found._replace(decision=_decision(planned.state, entry), sources=planned.pages, tier=tier)
+            return found, shelf
+        found = found._replace(decision=_decision(planned.state, entry), sources=planned.pages, tier="redis")
+        return found, shelf
 
     def at_hand(self, query: AssetsQuery) -> Found | None:
         """What `find` would find, where that is fresh and in this process; None where it would have to ask."""
@@ -118,7 +136,12 @@ class Windows:
         planned = self._plan(query, shelf.directory, now, since=since, only=only)
         if planned is None or planned.state != "fresh":
             return found, None
-        return found, (await self._window(query, address, planned, shelf))[0]
+        entry = self._in_memory(query, address, planned, shelf)
+        if entry is None:
+            entry = await self._from_redis(query, address, planned, shelf)
+            if not self._store.stands(address, shelf):
+                return found, None
+        return found, entry
 
     def has(self, query: AssetsQuery) -> bool | None:
         """Whether a query would be answered without the vendor, as far as this process knows (None: it does not).
@@ -184,16 +207,14 @@ class Windows:
     def _pages(self, query: AssetsQuery, planned: Plan) -> list[str]:
         return [self.address(query.window(source.offset, source.limit)).page for source in planned.pages]
 
-    async def _window(
-        self, query: AssetsQuery, address: Address, planned: Plan, shelf: Shelf
-    ) -> tuple[Entry | None, Tier]:
-        entry = self._in_memory(query, address, planned, shelf)
-        if entry is not None:
-            return entry, "memory"
+    async def _from_redis(self, query: AssetsQuery, address: Address, planned: Plan, shelf: Shelf) -> Entry | None:
+        """The window, if Redis has all its pages, and what is known of limits still holds."""
+        contradictions = self._limits.contradictions
         with suppress(StoreDown):
             pages = await self._store.read(address, self._pages(query, planned), shelf.epoch)
-            entry = self._made(address, planned, shelf, pages)
-        return entry, "redis"
+            if contradictions == self._limits.contradictions:
+                return self._made(address, planned, shelf, pages)
+        return None
 
     def _in_memory(self, query: AssetsQuery, address: Address, planned: Plan, shelf: Shelf) -> Entry | None:
         """The window if it was made before, or if all its pages are in this process."""
@@ -207,9 +228,9 @@ class Windows:
         if entries is None or shelf.directory is None:
             return None
         for source, entry in zip(planned.pages, entries, strict=True):
-            if (entry.started, entry.generation) != (source.started, shelf.directory.generation):
+            if entry.started != source.started or not shelf.directory.owns(entry.generation, entry.started):
                 return None
-        made = cut(planned, entries, planned.name(address.page))
+        made = cut(planned, entries, planned.name(address.page), shelf.directory.generation)
         if made is not None:
             self._store.hold(made)
         return made

@@ -50,19 +50,17 @@ class SteeredClock(SystemClock):
     """Real time, moved on by hand: expiry is a matter of `skip`, not of waiting."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.skipped = 0.0
         self._passed = 0.0
+        super().__init__(monotonic=lambda: time.monotonic() + self._passed)
+        self.skipped = 0.0
         self._stopped: float | None = None
 
     def now(self) -> float:
-        return (super().now() if self._stopped is None else self._stopped) + self.skipped + self._passed
+        return (super().now() if self._stopped is None else self._stopped) + self.skipped
 
-    def monotonic(self) -> float:
-        return super().monotonic() + self._passed
-
-    def correct(self, now: float) -> None:
-        super().correct(now + self.skipped + self._passed)  # what was skipped is meant
+    def correct(self, earliest: float, latest: float) -> None:
+        skipped = self.skipped + self._passed  # on purpose
+        super().correct(earliest + skipped, latest + skipped)
 
     def skip(self, seconds: float) -> None:
         self.skipped += seconds

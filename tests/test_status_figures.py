@@ -29,7 +29,9 @@ class HandClock:
     def monotonic(self) -> float:
         return 1000.0 + self.passed
 
-    def correct(self, now: float) -> None:
+    steps = 0
+
+    def correct(self, earliest: float, latest: float) -> None:
         raise NotImplementedError
 
     async def sleep(self, seconds: float) -> None:

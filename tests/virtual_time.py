@@ -37,7 +37,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def monotonic(self) -> float:
         return self._virtual.now
 
-    def correct(self, now: float) -> None:
+    steps = 0
+
+    def correct(self, earliest: float, latest: float) -> None:
         raise NotImplementedError
 
     async def sleep(self, seconds: float) -> None:

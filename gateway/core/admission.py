@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from gateway.core.cache_control import VendorCaching
-from gateway.core.directory import Sight, is_whole
+from gateway.core.directory import Sight
 from gateway.core.entry import Entry, Reckoning, compress, entity_tag
 from gateway.core.listing import Listing
 from gateway.core.mould import take_mould
@@ -56,8 +56,8 @@ def admit(query: AssetsQuery, page: str, fetched: Fetched, lifetimes: Lifetimes,
             caps = (*caps, "signed-url")
         elif end < expires + max(lifetime.grace, lifetime.keep):
             caps = (*caps, "signed-url-keep")
-    whole = listing is not None and is_whole(listing, query.offset)
-    mould = take_mould(fetched.body) if whole else None
+    whole = listing is not None and listing.is_whole
+    mould = take_mould(fetched.body) if whole and listing is not None and listing.offset == query.offset else None
     entry = Entry(
         key=page,
         status=fetched.status,
@@ -85,5 +85,6 @@ def admit(query: AssetsQuery, page: str, fetched: Fetched, lifetimes: Lifetimes,
         grace_until=entry.grace_until,
         until=entry.last_use,
         moulded=mould is not None,
+        shift=0 if listing is None else listing.offset - query.offset,
     )
     return Candidate(entry, shown, None if listing is None else listing.total)

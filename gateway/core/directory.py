@@ -4,7 +4,7 @@ All pages of a listing (an AOI and its filters) belong to a generation. A page t
 where it overlaps a page seen before, ends it, and so does a 404. What a generation is called is derived from what ended
 the one before, so that replicas which see the same change call it the same without talking.
 
-Pure: filing a page takes a directory and gives the next one. Making that one step, atomically, is the stores' business.
+Pure: filing a page takes a directory and gives the next one. The stores make that one step.
 
 The order of what was seen is the order in which fetches began. Of two fetches that straddle a change of the vendor's
 list, the one that began later is right whichever lands first:
@@ -24,7 +24,7 @@ from typing import Literal
 import msgspec
 from msgspec import structs
 
-from gateway.core.listing import ID_BYTES, NO_ID, Listing
+from gateway.core.listing import ID_BYTES, NO_ID
 
 # Bounds on what one directory remembers, so that filing a page stays cheap for a listing of any length. A page that is
 # forgotten goes on serving as it is; no windows are cut from it, and it can no longer prove that something slipped.
@@ -37,9 +37,9 @@ class Sight(msgspec.Struct, frozen=True, array_like=True):
     """What one fetch showed of a listing. Times are Unix time in seconds.
 
     It was asked for `limit` assets from `offset` on, and `printed` is the limit that the vendor named. `ids` holds a
-    digest of each asset; it is empty where the page's own figures contradict each other, and then proves nothing about
-    order. The page is fresh before `fresh_until`, in grace before `grace_until`, and not served from `until` on.
-    `moulded` tells that windows can be cut from it.
+    digest of each asset, from index `first` on; it is empty where the page's own figures contradict each other, and
+    then proves nothing about order. It is fresh before `fresh_until`, in grace before `grace_until`, and not served
+    from `until` on. `moulded` tells that windows can be cut from it. `shift` is how far the vendor has moved the page.
     """
 
     offset: int
@@ -51,11 +51,21 @@ class Sight(msgspec.Struct, frozen=True, array_like=True):
     grace_until: float
     until: float
     moulded: bool
+    shift: int = 0
+
+    @property
+    def first(self) -> int:
+        """The index of its first asset."""
+        return self.offset + self.shift
 
     @property
     def end(self) -> int:
         """The index after its last asset."""
-        return self.offset + len(self.ids) // ID_BYTES
+        return self.first + len(self.ids) // ID_BYTES
+
+    def shows_limit(self, total: int | None) -> bool:
+        """Tell whether it was the limit that ended the page, and not the end of the listing."""
+        return self.moulded and total is not None and self.offset <= self.end < total
 
     def id_at(self, index: int) -> bytes:
         """The digest of the asset at an index of the listing that it shows."""
@@ -63,7 +73,7 @@ class Sight(msgspec.Struct, frozen=True, array_like=True):
 
     def ids_of(self, start: int, end: int) -> bytes:
         """The digests of the assets at indices from `start` up to, not including, `end`."""
-        return self.ids[(start - self.offset) * ID_BYTES : (end - self.offset) * ID_BYTES]
+        return self.ids[(start - self.first) * ID_BYTES : (end - self.first) * ID_BYTES]
 
 
 class Directory(msgspec.Struct, frozen=True, array_like=True, dict=True):
@@ -74,18 +84,20 @@ class Directory(msgspec.Struct, frozen=True, array_like=True, dict=True):
     generation: str
     total: int | None
     since: float
-    """When the earliest fetch began that this directory knows to belong to it. An entry from before is of nobody knows
-    what: a directory that was lost and begun anew may have the name of one that had ended."""
+    """When the earliest fetch began that belongs to it. An entry from before may be of another state."""
     confirmed: float
     """When the latest fetch that agrees with this generation began."""
     until: float
-    """When the last page of this and all earlier generations may no longer be served: so long the name is remembered,
-    and the next one differs from all before."""
+    """When the last page of this and all earlier generations is served no more. So long the name is remembered."""
     pages: tuple[Sight, ...]
+    revision: int = 0
+    """Orders the directories of a listing in the order in which Redis stored them."""
+    shared: str = ""
+    """The name of the generation that this one continues in one process alone; empty for a generation of all."""
 
     def owns(self, generation: str, started: float) -> bool:
         """Whether a page that was filed under this name, and whose fetch began then, is of this generation."""
-        return generation == self.generation and started >= self.since
+        return (generation == self.generation or generation == self.shared != "") and started >= self.since
 
     @property
     def size(self) -> int:
@@ -115,9 +127,14 @@ class Directory(msgspec.Struct, frozen=True, array_like=True, dict=True):
 
     @cached_property
     def limits_seen(self) -> tuple[tuple[int, int, int, float], ...]:
-        """What the pages tell of the vendor's limits: asked for, printed, assets sent, and when last; oldest first."""
+        """What the pages show of the vendor's limits: asked for, printed, assets sent, and when last; oldest first.
+
+        A page that ends at the listing's total shows nothing of them.
+        """
         told: dict[tuple[int, int], tuple[int, float]] = {}
         for page in self.moulded:
+            if not page.shows_limit(self.total):
+                continue
             count, started = told.get((page.limit, page.printed), (0, page.started))
             told[page.limit, page.printed] = max(count, page.end - page.offset), max(started, page.started)
         found = ((*limits, count, started) for limits, (count, started) in told.items())
@@ -167,11 +184,6 @@ class Filed:
     outcome: Literal["joined", "ended", "older"]
 
 
-def is_whole(listing: Listing, offset: int) -> bool:
-    """Whether a page that was asked for from `offset` on holds as many assets as its own figures say."""
-    return listing.offset == offset and listing.count == max(0, min(listing.limit, listing.total - offset))
-
-
 def file(
     known: Directory | None,
     page: Sight,
@@ -180,22 +192,26 @@ def file(
     listing: str,
     epoch: str,
     now: float,
-    alone: bool = False,
+    alone: str = "",
 ) -> Filed:
     """File a page, or a 404 (`total` None), under the listing's current generation, or under the next one.
 
     Where no directory is known, one may have been lost, and the name that is derived from nothing may have been that
-    of a generation before: so the time of the first fetch goes into it. Replicas that cannot talk (`alone`) could not
-    agree on that, and leave it out.
+    of a generation before: so the time of the first fetch goes into the name.
+
+    `alone` names a process that cannot file pages where the others see them. Others may see other states meanwhile,
+    and two states must not share a name: so its generations, and those that it continues, have names of its own.
     """
     if known is None or known.epoch != epoch:
-        evidence = b"" if alone else repr(page.started).encode()
-        return _ended(page, total, evidence, listing=listing, epoch=epoch, before=None)
-    if known.total != total or not all(agree(page, other) for other in known.pages):
+        evidence = repr(page.started).encode() + alone.encode()
+        return _ended(page, total, evidence, listing=listing, epoch=epoch, before=None, now=now)
+    beaten = _contradicted(known, page, total)
+    if beaten is not None:
         evidence = b"" if known.total != total else page.offset.to_bytes(8, "big") + page.ids
-        if page.started < known.confirmed:
-            return Filed(known, _name(epoch, known.generation, total, evidence), "older")
-        return _ended(page, total, evidence, listing=listing, epoch=epoch, before=known)
+        evidence += alone.encode()
+        if page.started < beaten:
+            return Filed(known, _name(listing, epoch, known.generation, total, evidence), "older")
+        return _ended(page, total, evidence, listing=listing, epoch=epoch, before=known, now=now)
     others = []
     for other in known.pages:
         if (other.offset, other.limit) != (page.offset, page.limit):
@@ -203,19 +219,42 @@ def file(
         elif other.started > page.started:
             return Filed(known, known.generation, "older")
     pages = _bounded([page, *others], now)
+    generation, shared = known.generation, known.shared
+    if alone and not shared:
+        generation, shared = _name(listing, epoch, known.generation, total, alone.encode()), known.generation
     directory = structs.replace(
         known,
+        generation=generation,
+        shared=shared,
         since=min(known.since, page.started),
         confirmed=max(known.confirmed, page.started),
         until=max(known.until, page.until),
         pages=pages,
+        revision=_next_revision(known, now),
     )
-    return Filed(directory, known.generation, "joined")
+    return Filed(directory, generation, "joined")
+
+
+def contradicts(known: Directory, page: Sight, total: int | None) -> bool:
+    """Tell whether a page that was fetched later shows another state than a directory."""
+    beaten = _contradicted(known, page, total)
+    return beaten is not None and page.started >= beaten
+
+
+def _contradicted(known: Directory, page: Sight, total: int | None) -> float | None:
+    """When the latest of the fetches began that a page contradicts, None where there are none.
+
+    Every page shows the total. The order is shown only by pages that overlap: a later fetch of another part of the list
+    does not confirm it.
+    """
+    if known.total != total:
+        return known.confirmed
+    return max((other.started for other in known.pages if not agree(page, other)), default=None)
 
 
 def agree(one: Sight, other: Sight) -> bool:
     """Whether two pages show the same assets at the indices that both show."""
-    start, end = max(one.offset, other.offset), min(one.end, other.end)
+    start, end = max(one.first, other.first), min(one.end, other.end)
     if start >= end or one.ids_of(start, end) == other.ids_of(start, end):
         return True
     for index in range(start, end):
@@ -226,27 +265,37 @@ def agree(one: Sight, other: Sight) -> bool:
 
 
 def _ended(
-    page: Sight, total: int | None, evidence: bytes, *, listing: str, epoch: str, before: Directory | None
+    page: Sight, total: int | None, evidence: bytes, *, listing: str, epoch: str, before: Directory | None, now: float
 ) -> Filed:
-    name = _name(epoch, "" if before is None else before.generation, total, evidence)
+    name = _name(listing, epoch, "" if before is None else before.generation, total, evidence)
     until = page.until if before is None else max(page.until, before.until)
     directory = Directory(
-        listing, epoch, name, total, since=page.started, confirmed=page.started, until=until, pages=(page,)
-    )
+        listing, epoch, name, total, since=page.started, until=until, pages=(page,),
+        confirmed=page.started if before is None else max(page.started, before.confirmed),
+        revision=_next_revision(before, now),
+    )  # fmt: skip
     return Filed(directory, name, "ended")
 
 
-def _name(epoch: str, before: str, total: int | None, evidence: bytes) -> str:
-    told = b"\n".join((epoch.encode(), before.encode(), str(total).encode(), evidence))
+def _next_revision(before: Directory | None, now: float) -> int:
+    """Give the number of the next directory; time goes into it in case that Redis loses the one before."""
+    return max(0 if before is None else before.revision + 1, int(now * 1e6))
+
+
+def _name(listing: str, epoch: str, before: str, total: int | None, evidence: bytes) -> str:
+    told = b"\n".join((listing.encode(), epoch.encode(), before.encode(), str(total).encode(), evidence))
     return hashlib.blake2b(told, digest_size=8).hexdigest()
 
 
 def _bounded(pages: list[Sight], now: float) -> tuple[Sight, ...]:
-    """The latest pages that are still served, as many as are remembered."""
+    """As many pages as are remembered: those that are still served, then the latest.
+
+    What is served no more still proves whether the list has slipped since: it was served under the generation's name.
+    """
     kept: list[Sight] = []
     ids = 0
-    for page in sorted(pages, key=lambda seen: -seen.started):
+    for page in sorted(pages, key=lambda seen: (seen.until <= now, -seen.started)):
         ids += len(page.ids) // ID_BYTES
-        if page.until > now and len(kept) < _MOST_PAGES and (ids <= _MOST_IDS or not kept):
+        if len(kept) < _MOST_PAGES and (ids <= _MOST_IDS or not kept):
             kept.append(page)
     return tuple(kept)

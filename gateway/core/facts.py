@@ -102,10 +102,20 @@ class CorruptValue(NamedTuple):
     reason: str
 
 
+PurgeScope = Literal["aoi", "all", "aoi_soft", "all_soft"]
+
+
+def purge_scope(aoi_id: str | None, *, soft: bool) -> PurgeScope:
+    """Name the scope of a purge of an AOI, or (None) of everything, as metrics do."""
+    if aoi_id is None:
+        return "all_soft" if soft else "all"
+    return "aoi_soft" if soft else "aoi"
+
+
 class Purged(NamedTuple):
     """Everything kept of an AOI, or of all, was ended, and confirmed."""
 
-    scope: Literal["aoi", "all"]
+    scope: PurgeScope
 
 
 class GenerationEnded(NamedTuple):

@@ -23,20 +23,31 @@ class Limits:
     def __init__(self, forgotten: Callable[[], None] = lambda: None) -> None:
         self._tell_forgotten = forgotten
         self._since = -math.inf
+        self._latest = -math.inf
         self._honoured = 0
         self._delivered = 0
         self._changed: dict[int, int] = {}
+        self.contradictions = 0
+        """How often everything was discarded. What was concluded before the last time does not hold."""
 
     def learn(self, asked: int, printed: int, count: int, started: float) -> None:
-        """Learn from a page that agrees with its own figures: the limits asked for and printed, and its assets.
+        """Learn from a page that does not end at the listing's total: limits asked for and printed, and its assets.
 
-        `started` is when its fetch began (Unix time): what began before a contradiction is known no more.
+        `started` is when its fetch began (Unix time). What began before a contradiction is known no more, and what
+        began before something that was learned does not contradict it.
         """
-        if started < self._since or (self.printed(asked) == printed and count <= self._delivered):
+        if started < self._since:
             return
-        if self._contradicts(asked, printed) or len(self._changed) >= _MOST:
+        contradicts = self._contradicts(asked, printed)
+        if contradicts and started < self._latest:
+            return
+        self._latest = max(self._latest, started)
+        if self.printed(asked) == printed and count <= self._delivered:
+            return
+        if contradicts or len(self._changed) >= _MOST:
             self._since, self._honoured, self._delivered = started, 0, 0
             self._changed.clear()
+            self.contradictions += 1
             self._tell_forgotten()
         if asked == printed:
             self._honoured = max(self._honoured, asked)

@@ -91,6 +91,11 @@ class Listing:
     settled: bool
     ids: bytes
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the page holds as many assets as its own figures say."""
+        return self.count == max(0, min(self.limit, self.total - self.offset))
+
 
 def parse_listing(body: bytes, aoi_id: str) -> Listing:
     """Check a vendor 200 for `aoi_id` against the contract's section 5. Raises InvalidListing."""

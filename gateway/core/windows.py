@@ -40,7 +40,13 @@ class Plan:
 
     def name(self, page: str) -> str:
         """What the window is called that these fetches of these pages give: the same name, the same bytes."""
-        return "#".join((page, *(f"{source.offset}+{source.limit}@{source.started!r}" for source in self.pages)))
+        return "#".join(
+            (
+                page,
+                f"limit={self.figures.limit}",
+                *(f"{source.offset}+{source.limit}@{source.started!r}" for source in self.pages),
+            )
+        )
 
 
 def pages_of(name: str) -> list[tuple[int, int, float]]:
@@ -70,6 +76,8 @@ def plan(
         return None
     figures = Figures(directory.total, offset, printed)
     end = end_of(figures)
+    if end <= offset:
+        return None  # nobody knows what the vendor says past the end: it may clamp the offset, or refuse
     tries: tuple[tuple[State, Callable[[Sight], bool]], ...] = (
         ("fresh", lambda page: now < page.fresh_until or page.started >= since),
         ("grace", lambda page: now < page.grace_until),
@@ -78,14 +86,14 @@ def plan(
     if only:
         tries = (("fresh", lambda page: page.started >= since),)
     for state, usable in tries:
-        pages = _cover(directory, offset, end, usable) if end > offset else _beyond(directory, offset, usable)
+        pages = _cover(directory, offset, end, usable)
         if pages:
             return Plan(pages, figures, state)
     return None
 
 
-def cut(planned: Plan, entries: Sequence[Entry], name: str) -> Entry | None:
-    """The window as an entry of this name, out of the entries of the plan's pages.
+def cut(planned: Plan, entries: Sequence[Entry], name: str, generation: str) -> Entry | None:
+    """The window as an entry of this name and generation, out of the entries of the plan's pages.
 
     None where they were not printed alike.
     """
@@ -110,7 +118,7 @@ def cut(planned: Plan, entries: Sequence[Entry], name: str) -> Entry | None:
         gzipped=compress(body),
         etag=entity_tag(body),
         epoch=weakest.epoch,
-        generation=weakest.generation,
+        generation=generation,
         rule=weakest.rule,
         started=min(entry.started for entry in entries),
         born=min(entry.born for entry in entries),
@@ -164,9 +172,3 @@ def _all_differ(directory: Directory, pages: Sequence[Sight]) -> bool:
             directory.joins.clear()
         known = directory.joins[chain] = len(proven) == len(set(proven))
     return known
-
-
-def _beyond(directory: Directory, offset: int, usable: Callable[[Sight], bool]) -> tuple[Sight, ...]:
-    """A page past the end of the listing: the only kind that tells how an empty one is printed."""
-    empty = [page for page in directory.moulded if page.end == page.offset <= offset and usable(page)]
-    return (max(empty, key=lambda page: page.started),) if empty else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
@@ -14,25 +15,32 @@ from gateway.core.entry import Entry
 from gateway.core.errors import StoreDown
 from gateway.core.facts import Tier
 from gateway.core.query import Address
+from gateway.stores.validity import NO_PROOF, Proof
 
 
 class Shelf(NamedTuple):
     """What a store has for an address: the purge epoch, the listing's directory, and the page's entry.
 
-    Purge epochs are random tokens. An entry of another epoch than the current one is from before a purge, or from
-    before the store lost its memory of one, and is never shown: `entry` is None then. `tier` is where the entry was.
+    An entry from before a purge, or from before the store lost the epoch's tokens, is never shown: `entry` is None
+    then. One from before a soft purge is. `tier` is where the entry was, `proof` when all this was known to be right.
+    `listed` is False for an entry that may be shown only if the vendor fails, whatever its generation.
     """
 
     epoch: str
     directory: Directory | None
     entry: Entry | None
     tier: Tier = "memory"
+    proof: Proof = NO_PROOF
+    listed: bool = True
 
     @property
     def current(self) -> bool:
         """Whether the entry belongs to the current generation of its listing."""
         entry, directory = self.entry, self.directory
-        return entry is not None and directory is not None and directory.owns(entry.generation, entry.started)
+        return (
+            self.listed and entry is not None and directory is not None
+            and directory.owns(entry.generation, entry.started)
+        )  # fmt: skip
 
 
 # What there is while the store is down: the vendor still has the page.
@@ -56,6 +64,14 @@ class Kept:
 
 class Store(Protocol):
     """Pages and their listings by address. A store may forget a page at any time, and never returns another's."""
+
+    def proof(self) -> Proof:
+        """Begin a proof. Take it before a page is fetched, and hand it to `keep`."""
+        ...
+
+    def stands(self, address: Address, shelf: Shelf) -> bool:
+        """Tell whether what was found for an address is still right, after something was awaited."""
+        ...
 
     def directory(self, address: Address) -> Directory | None:
         """What this process knows of the listing, if it may be trusted. No page counts as used by that."""
@@ -89,12 +105,22 @@ class Store(Protocol):
         """Hold an entry that was made here out of others, in this process and as long as there is room."""
         ...
 
-    async def keep(self, address: Address, candidate: Candidate, epoch: str) -> Kept:
-        """File and keep a page that was fetched under `epoch`, in one atomic step. Raises StoreDown."""
+    def saw(self, address: Address, candidate: Candidate) -> None:
+        """Take in what a fetched page shows that is not kept: another state ends the generation."""
         ...
 
-    async def purge(self, aoi_id: str | None) -> None:
-        """End everything that is kept of an AOI, or (None) of all, for good. Raises StoreDown when unconfirmed."""
+    async def keep(self, address: Address, candidate: Candidate, epoch: str, proof: Proof | None = None) -> Kept:
+        """File and keep a page that was fetched under `epoch`, in one atomic step. Raises StoreDown.
+
+        `proof` is from before the fetch; None stands for now.
+        """
+        ...
+
+    async def purge(self, aoi_id: str | None, *, soft: bool = False) -> None:
+        """End everything that is kept of an AOI, or (None) of all, for good. Raises StoreDown when unconfirmed.
+
+        A `soft` purge leaves what is kept for the case that the vendor fails.
+        """
         ...
 
     async def close(self) -> None:
@@ -111,11 +137,18 @@ async def found_in(store: Store, address: Address) -> Shelf:
 
 
 def filed(
-    address: Address, known: Directory | None, candidate: Candidate, epoch: str, now: float, *, alone: bool = False
+    address: Address, known: Directory | None, candidate: Candidate, epoch: str, now: float, *, alone: str = ""
 ) -> tuple[Filed, Entry]:
     """File a candidate, and name its entry after the epoch and generation that it belongs to (see `file`)."""
     result = file(known, candidate.sight, candidate.total, listing=address.listing, epoch=epoch, now=now, alone=alone)
+    if result.outcome == "older":
+        return result, unfiled(candidate, epoch)
     return result, structs.replace(candidate.entry, epoch=epoch, generation=result.generation)
+
+
+def unfiled(candidate: Candidate, epoch: str) -> Entry:
+    """Name the entry of a page that belongs to no generation known to others: the name is used only once."""
+    return structs.replace(candidate.entry, epoch=epoch, generation=secrets.token_hex(8))
 
 
 def ends_one(known: Directory | None, result: Filed) -> bool:

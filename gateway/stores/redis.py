@@ -9,32 +9,35 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
 import msgspec
-from msgspec import structs
 
 from gateway.clock import Clock
 from gateway.core import directory as directories
 from gateway.core.admission import Candidate
 from gateway.core.entry import FORMAT_VERSION, CorruptEntry, Entry, ForeignVersion
+from gateway.core.epoch import survives_purges
 from gateway.core.errors import StoreDown
 from gateway.core.facts import CorruptValue, Observe, TierLookup
 from gateway.core.query import Address
-from gateway.stores.base import Kept, Shelf, ends_one, filed
+from gateway.stores.base import Kept, Shelf, ends_one, filed, unfiled
 from gateway.stores.epochs import EPOCH_SECONDS, Epochs
 from gateway.stores.lookups import Lookups
 from gateway.stores.redis_calls import RedisCalls
 from gateway.stores.redis_client import Connections
+from gateway.stores.validity import NO_PROOF, Proof
 
+# An entry that is dated by more than this in the future, in seconds, is a miss.
+_MOST_AHEAD = 1.0
 # As often a page is filed anew because another replica was quicker, before it is left out of the store.
 _TRIES = 8
 
 _FILE = """
-local epoch = redis.pcall('GET', KEYS[1])
-if epoch ~= ARGV[1] then return {'purged'} end
+if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return {'purged'} end
+if KEYS[4] and redis.pcall('GET', KEYS[4]) ~= ARGV[11] then return {'purged'} end
 local known = redis.pcall('GET', KEYS[2])
 if type(known) ~= 'string' then known = '' end
 if string.sub(known, 1, 16) ~= ARGV[2] then return {'moved', known} end
@@ -52,8 +55,12 @@ return {'kept', kind}
 """
 
 
-class Word(msgspec.Struct, frozen=True, array_like=True):
-    """What a replica (`by`) tells the others. An empty `page` speaks of a purge: of an AOI, or of all (no `aoi_id`)."""
+class InvalidationMessage(msgspec.Struct, frozen=True, array_like=True):
+    """What a replica (`by`) tells the others.
+
+    With a `page`: this page was stored, in a directory of this revision and generation. Without one: an AOI, or (no
+    `aoi_id`) everything was purged. Fields are only ever added at the end, so that older replicas pass over them.
+    """
 
     by: str
     aoi_id: str
@@ -64,6 +71,8 @@ class Word(msgspec.Struct, frozen=True, array_like=True):
     started: float = 0.0
     offset: int = 0
     limit: int = 0
+    revision: int = 0
+    soft: bool = False
 
 
 class RedisStore:
@@ -81,11 +90,24 @@ class RedisStore:
         # MGET reads a value of another type as none, where GET would fail.
         self._lookups = Lookups(calls)
         self.epochs = Epochs(calls, connections, self._lookups, self.prefix)
+        self.epochs.on_run = self._meet_run
+        self.on_run: Callable[[str], None] = lambda _: None
+        """Called when another run of the server answers than before."""
+        self.on_clock_step: Callable[[], None] = lambda: None
+        """Called when our clock was stepped."""
 
     @property
     def channel(self) -> str:
         """Where replicas tell each other what they did."""
         return f"{self.prefix}word"
+
+    def proof(self) -> Proof:
+        """Nothing is held in this process that would have to be proved."""
+        return NO_PROOF
+
+    def stands(self, address: Address, shelf: Shelf) -> bool:  # noqa: ARG002 - as Store says
+        """What was read was right when it was read."""
+        return True
 
     async def look_up(self, address: Address) -> Shelf:
         """What there is for the address, in one round trip. Raises StoreDown."""
@@ -98,10 +120,10 @@ class RedisStore:
         directory = None if listing is None else directories.decode(listing, address.listing)
         if listing is not None and directory is None:
             self._observe(CorruptValue("directory"))
-        if directory is not None and directory.epoch != epoch:
+        if directory is not None and (directory.epoch != epoch or self._is_from_the_future(directory.confirmed)):
             directory = None
         entry = None if page is None else self._read(page, address.page)
-        if entry is not None and entry.epoch != epoch:
+        if entry is not None and not survives_purges(entry.epoch, epoch):
             entry = None
         self._observe(TierLookup("redis", "miss" if entry is None else "hit"))
         return Shelf(epoch, directory, entry, "redis")
@@ -142,7 +164,9 @@ class RedisStore:
             entry = None if data is None else Entry.decode(data, address.page)
         except (CorruptEntry, ForeignVersion):
             return None
-        return entry if entry is not None and entry.epoch == epoch else None
+        if entry is None or entry.epoch != epoch or self._is_from_the_future(entry.started):
+            return None
+        return entry
 
     async def read(self, address: Address, pages: Sequence[str], epoch: str) -> list[Entry] | None:  # noqa: ARG002 - as Store says
         """The entries of these pages, which are all of one AOI, in one round trip. Raises StoreDown."""
@@ -161,46 +185,53 @@ class RedisStore:
         self._observe(TierLookup("redis", "hit"))
         return found
 
-    async def keep(self, address: Address, candidate: Candidate, epoch: str) -> Kept:
+    def saw(self, address: Address, candidate: Candidate) -> None:
+        """What is not kept changes nothing for the others."""
+
+    async def keep(self, address: Address, candidate: Candidate, epoch: str, proof: Proof | None = None) -> Kept:
         """File and keep a page: one comparison and its consequences in one step of Redis. Raises StoreDown."""
         # One page of a listing at a time: of many that are filed at once, most would lose the comparison each time.
         filing = self._filing.setdefault(address.listing, asyncio.Lock())
         async with filing:
-            return await self._keep(address, candidate, epoch)
+            return await self._keep(address, candidate, epoch, proof)
 
-    async def purge(self, aoi_id: str | None) -> None:
+    async def purge(self, aoi_id: str | None, *, soft: bool = False) -> None:
         """Begin a new epoch and tell everybody: one key is written, whatever the number of pages. Raises StoreDown."""
-        token = await self.epochs.begin(aoi_id)
-        await self.tell(Word(self.name, aoi_id or "", token))
+        message = InvalidationMessage(self.name, aoi_id or "", "", soft=soft)
+        await self.epochs.purge(aoi_id, soft=soft, channel=self.channel, message=msgspec.msgpack.encode(message))
 
-    async def tell(self, word: Word) -> None:
-        """Tell the other replicas. Raises StoreDown."""
-        await self._calls.run("publish", lambda client: client.publish(self.channel, msgspec.msgpack.encode(word)))
-
-    async def time(self) -> float:
-        """Redis' clock, as Unix time in seconds, at this moment. Raises StoreDown."""
+    async def read_clock(self) -> None:
+        """Set our clock by Redis' (TIME). Raises StoreDown."""
         asked = self._clock.monotonic()
         seconds, microseconds = await self._calls.run("time", lambda client: client.time())
-        travelled = (self._clock.monotonic() - asked) / 2
-        return float(int(seconds) + int(microseconds) / 1e6 + travelled)
+        time = int(seconds) + int(microseconds) / 1e6
+        steps = self._clock.steps
+        self._clock.correct(time, time + self._clock.monotonic() - asked)
+        if self._clock.steps != steps:
+            self.on_clock_step()
 
     async def close(self) -> None:
         """Close the connections."""
         await self._lookups.close()
         await self._calls.close()
 
-    async def _keep(self, address: Address, candidate: Candidate, epoch: str) -> Kept:
+    async def _keep(self, address: Address, candidate: Candidate, epoch: str, proof: Proof | None) -> Kept:
+        await self.epochs.meet_run()  # nothing is written before the clock of this run was read
+        if proof is not None and proof.clock not in {NO_PROOF.clock, self._clock.steps}:
+            raise StoreDown("the clock was set while the page was fetched")
         (raw,) = await self._lookups.get((self.prefix + address.listing,))
-        if not self.epochs.is_current(epoch):
-            return Kept(structs.replace(candidate.entry, epoch=epoch), "purged")
         for _ in range(_TRIES):
+            if not self.epochs.is_current(epoch):
+                return Kept(unfiled(candidate, epoch), "purged")
             known = None if raw is None else directories.decode(raw, address.listing)
+            if known is not None and self._is_from_the_future(known.confirmed):
+                known = None
             result, entry = filed(address, known, candidate, epoch, self._clock.now())
             if result.outcome == "older":
                 return Kept(entry, "older")
             told = await self._file(address, raw or b"", result.directory, entry)
             if told[0] == b"purged":
-                return Kept(entry, "purged")
+                return Kept(unfiled(candidate, epoch), "purged")
             if told[0] == b"newer":
                 raise StoreDown("a newer format version stands there, and is left alone")
             if told[0] == b"kept":
@@ -210,28 +241,36 @@ class RedisStore:
             raw = told[1]
         raise StoreDown("other replicas file pages of this listing all the time")
 
+    async def _meet_run(self, run_id: str) -> None:
+        await self.read_clock()
+        self.on_run(run_id)
+
+    def _is_from_the_future(self, date: float) -> bool:
+        """Whether something is dated by a clock that cannot be trusted: what lives longer than it may is a miss."""
+        return date > self._clock.now() + _MOST_AHEAD
+
     async def _file(self, address: Address, known: bytes, directory: directories.Directory, entry: Entry) -> Any:
         now = self._clock.now()
-        word = Word(
+        message = InvalidationMessage(
             self.name, address.aoi_id, entry.epoch, address.listing, address.page, entry.generation, entry.started,
-            address.offset, address.limit,
+            address.offset, address.limit, directory.revision,
         )  # fmt: skip
-        keys = [
-            self.epochs.name(address.aoi_id),
-            self.prefix + address.listing,
-            self.prefix + address.page,
-        ]
+        everything, _, of_aoi = entry.epoch.partition("/")
+        keys = [self.epochs.name(address.aoi_id), self.prefix + address.listing, self.prefix + address.page]
+        if self.epochs.run_id:  # a Cluster has the epoch of everything elsewhere; readers compare it there
+            keys.append(await self.epochs.meet_run())
         arguments = [
-            entry.epoch.partition("/")[2],
+            of_aoi,
             known[:16],
             directory.encode(),
             max(1, int((directory.until - now) * 1000)),
             entry.encode(),
             max(1, int((entry.last_use - now) * 1000)),
             max(EPOCH_SECONDS, 2 * int(entry.last_use - now)),
-            msgspec.msgpack.encode(word),
+            msgspec.msgpack.encode(message),
             self.channel,
             FORMAT_VERSION,
+            everything,
         ]
         told = await self._calls.run("file", lambda client: client.eval(_FILE, len(keys), *keys, *arguments))
         if not isinstance(told, list) or not told:
@@ -240,7 +279,8 @@ class RedisStore:
 
     def _read(self, data: bytes, page: str) -> Entry | None:
         try:
-            return Entry.decode(data, page)
+            entry = Entry.decode(data, page)
+            return None if self._is_from_the_future(entry.started) else entry
         except CorruptEntry as error:
             self._observe(CorruptValue(str(error)))
         except ForeignVersion:

@@ -71,10 +71,7 @@ class RedisCalls:
 
     @property
     def gone(self) -> bool:
-        """Whether Redis was last seen to be gone: its machine refuses connections, so nobody talks to it.
-
-        A Redis that is silent, or refuses us alone, may be there for others, who may purge what we still hold.
-        """
+        """Whether Redis was last seen to be gone: its machine refuses connections, so nobody talks to it."""
         return self._gone
 
     @property
@@ -185,7 +182,7 @@ class RedisCalls:
         elif command in _NEVER_TWICE and _is_lost(error):
             distrust_idle(self.client)  # any other command would have been sent again
         else:
-            self._failed(_reason(error), gone=_is_connect_refusal(error))
+            self._failed(_reason(error), gone=is_connect_refusal(error))
 
     def _answered(self) -> None:
         self._failures, self._rests_until, self._gone = 0, 0.0, False
@@ -243,7 +240,7 @@ class RedisCalls:
 
 def _is_lost(error: BaseException | None) -> bool:
     """Whether a connection was lost, rather than refused, or closed with an error that Redis sent."""
-    if not isinstance(error, RedisConnectionError) or isinstance(error, _NOT_LOST) or _is_connect_refusal(error):
+    if not isinstance(error, RedisConnectionError) or isinstance(error, _NOT_LOST) or is_connect_refusal(error):
         return False
     return error.status_code is None
 
@@ -259,7 +256,7 @@ def _reason(error: Exception) -> str:
         return "the Sentinels say that the master is down"
     if isinstance(cause, MasterNotFoundError):
         return "no Sentinel knows a master of that name"
-    if _is_connect_refusal(cause):
+    if is_connect_refusal(cause):
         return "the connection is refused"
     if isinstance(_origin(cause), ssl.SSLError):
         return "the TLS handshake failed"
@@ -273,7 +270,7 @@ def _origin(error: BaseException) -> BaseException:
     return error
 
 
-def _is_connect_refusal(error: BaseException | None) -> bool:
+def is_connect_refusal(error: BaseException | None) -> bool:
     """Whether the machine was there and nobody listened."""
     while error is not None:
         if isinstance(error, OSError):

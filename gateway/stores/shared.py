@@ -14,6 +14,7 @@ import msgspec
 
 from gateway.clock import Clock
 from gateway.core.errors import StoreDown
+from gateway.stores.epochs import Epochs
 from gateway.stores.redis_calls import RedisCalls
 
 # The key outlives the pause by the time in which the probe is made.
@@ -47,8 +48,9 @@ class SharedPause:
     `listener` is called with what other replicas tell: until when the pause lasts, and whether it is over.
     """
 
-    def __init__(self, calls: RedisCalls, *, prefix: str, scope: str, clock: Clock) -> None:
+    def __init__(self, calls: RedisCalls, epochs: Epochs, *, prefix: str, scope: str, clock: Clock) -> None:
         self._calls = calls
+        self._epochs = epochs
         self._name = f"{prefix}pause:{scope}"
         self.channel = f"{prefix}paused:{scope}"
         self._clock = clock
@@ -56,9 +58,14 @@ class SharedPause:
 
     async def tell_pause(self, until: float, *, over: bool) -> None:
         """Tell everybody, and those who come later, that the vendor is left alone until then, or no more."""
-        told = msgspec.msgpack.encode(_Told(until, over))
-        lasts = int((until - self._clock.now() + _AFTERWARDS) * 1000)
+        left = until - self._clock.now()
         with suppress(StoreDown):
+            steps = self._clock.steps
+            await self._epochs.meet_run()  # nothing is written before the clock of this run was read
+            if self._clock.steps != steps:
+                until = self._clock.now() + left
+            told = msgspec.msgpack.encode(_Told(until, over))
+            lasts = int((left + _AFTERWARDS) * 1000)
             if over:
                 arguments: tuple[object, ...] = (repr(until), self.channel, told)
                 await self._calls.run("resume", lambda client: client.eval(_RESUME, 1, self._name, *arguments))

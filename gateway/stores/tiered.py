@@ -1,20 +1,13 @@
 """Memory in front of Redis, itself a Store.
 
-What is in memory answers without asking as long as word comes from Redis (`stores.word`), because then every newer
-page, every ended generation and every purge has been told. When word stops:
-
-- Redis is *silent*: others may still reach it and purge. A copy lives `max_age` longer and then has to be checked; a
-  check that fails leaves no copy to use.
-- Redis is *gone*: nobody can purge. Copies live their own lifetimes, and pages are filed in memory alone.
-
-After word has come back each listing is checked once; of two copies of a page, the one whose fetch began later counts.
+What is in memory answers without asking while its proof stands (`stores.validity`). This file takes the proofs: before
+it reads from Redis, and before a page is fetched. What memory holds, and what of it may be used, is `stores.copies`.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -25,54 +18,62 @@ from gateway.core.entry import Entry
 from gateway.core.errors import StoreDown
 from gateway.core.facts import Observe, TierLookup
 from gateway.core.query import Address
-from gateway.stores.base import Kept, Shelf, ends_one, filed
-from gateway.stores.memory import Checked, Shelves
-from gateway.stores.redis import RedisStore, Word
-from gateway.stores.told import Moment, Told
-from gateway.stores.word import WordOfRedis
+from gateway.stores.base import Kept, Shelf
+from gateway.stores.copies import Copies
+from gateway.stores.memory import Shelves
+from gateway.stores.redis import InvalidationMessage, RedisStore
+from gateway.stores.validity import NO_PROOF, Proof, Standing, Validity
+from gateway.stores.word import InvalidationSubscriber
 
-_WORD = msgspec.msgpack.Decoder(Word)
-
-
-class _Stamp(NamedTuple):
-    """In which session of word, and at which moment of the monotonic clock, something was right."""
-
-    session: int
-    at: float
+_MESSAGE = msgspec.msgpack.Decoder(InvalidationMessage)
+# A reply that messages have overtaken is asked for again, at most this often in all.
+_TRIES = 3
 
 
 class TieredStore:
-    """Two tiers as one Store. `max_age` is `cache.memory_max_age`, in seconds."""
+    """Two tiers as one Store."""
 
     def __init__(
-        self, near: Shelves, far: RedisStore, word: WordOfRedis, *, max_age: float, clock: Clock, observe: Observe
+        self, near: Shelves, far: RedisStore, word: InvalidationSubscriber, *, clock: Clock, observe: Observe
     ) -> None:
         self._near = near
         self._far = far
         self._word = word
-        self.seals = word.seals
-        self._max_age = max_age
+        self._validity: Validity = word.validity
+        self.seals = word.validity.seals
         self._clock = clock
         self._observe = observe
-        # Under this epoch is kept what is fetched before Redis was ever reached; it is nobody else's.
-        self._alone = secrets.token_hex(8)
-        # What was checked before a purge counts no more, nor what was asked before there was word of it.
-        self._told = Told()
+        # Under this name is kept what is fetched while no epoch is known; it is nobody else's.
+        self._alone = f"alone-{secrets.token_hex(8)}"
+        self._copies = Copies(near, self._validity, name=self._alone, clock=clock)
+
+    def proof(self) -> Proof:
+        """Begin a proof."""
+        return self._validity.proof()
+
+    def stands(self, address: Address, shelf: Shelf) -> bool:
+        """Tell whether what was found is still right."""
+        return self._copies.stands(address, shelf)
+
+    def saw(self, address: Address, candidate: Candidate) -> None:
+        """End the generation in this process if the page shows another state, and do not take it from Redis again."""
+        self._copies.saw(address, candidate)
 
     def directory(self, address: Address) -> Directory | None:
-        """The listing's directory, where it may be trusted."""
-        checked = self._checked(address)
-        return checked.directory if checked is not None and self._is_trusted(checked) else None
+        """The listing's directory, where it is valid."""
+        known = self._copies.known(address)
+        return None if known is None or known.standing is not Standing.VALID else known.directory
 
     def glance(self, address: Address) -> Shelf | None:
-        """The copy in memory, and the listing's directory, where they may be trusted."""
-        checked = self._checked(address)
-        if checked is None or not self._is_trusted(checked):
+        """The copy in memory, and the listing's directory, where they are valid."""
+        known = self._copies.known(address)
+        if known is None or known.standing is not Standing.VALID:
             return None
-        return Shelf(checked.directory.epoch, checked.directory, self._copy(address, checked.directory))
+        directory = known.directory
+        return Shelf(directory.epoch, directory, self._copies.listed(address, directory), proof=self.proof())
 
     async def look_up(self, address: Address) -> Shelf:
-        """The copy in memory where it may be trusted, else what Redis has, or whichever was fetched later."""
+        """The copy in memory where it is valid, else what Redis has, or whichever was fetched later."""
         shelf = self.glance(address)
         if shelf is not None and shelf.entry is not None:
             self._observe(TierLookup("memory", "hit"))
@@ -82,23 +83,27 @@ class TieredStore:
     async def ask(self, address: Address) -> Shelf:
         """What Redis has, or memory, if it was fetched later."""
         self._observe(TierLookup("memory", "miss"))
-        checked = self._checked(address)
-        try:
-            return await self._page_from_far(address, checked) or await self._from_far(address, checked)
-        except StoreDown:
-            return self._without_far(address, checked)
+        shelf: Shelf | None = None
+        for _ in range(_TRIES):
+            try:
+                shelf = await self._page_from_far(address) or await self._from_far(address)
+            except StoreDown:
+                return self._without_far(address)
+            if shelf.proof is not NO_PROOF:
+                return shelf
+        # Messages have overtaken every reply: the vendor still has the page.
+        return Shelf("" if shelf is None else shelf.epoch, None, None, "redis")
 
     def copies(self, names: Sequence[str], epoch: str) -> list[Entry] | None:
-        """The entries of these names, if memory has them all. Who asks knows by a directory which fetches count."""
+        """The entries of these names, if memory has them all. The caller knows by a directory which fetches count."""
         return self._near.entries(names, epoch, self._clock.now())
 
     async def read(self, address: Address, pages: Sequence[str], epoch: str) -> list[Entry] | None:
         """The entries of these pages as Redis has them. Raises StoreDown."""
-        stamp = self._stamp()
         found = await self._far.read(address, pages, epoch)
-        if found is not None and stamp.at >= self._told.of(address.listing):
+        if found is not None:
             for entry in found:
-                self._put_newer(entry)
+                self._copies.put_newer(entry)
             self.seals.break_one(address.aoi_id)
         return found
 
@@ -110,171 +115,112 @@ class TieredStore:
         """Hold what was made of others in memory."""
         self._near.put_entry(entry)
 
-    async def keep(self, address: Address, candidate: Candidate, epoch: str) -> Kept:
-        """Keep a page in both tiers, or in memory alone while Redis does not answer."""
+    async def keep(self, address: Address, candidate: Candidate, epoch: str, proof: Proof | None = None) -> Kept:
+        """Keep a page in both tiers, or in memory alone while Redis does not answer.
+
+        A page that shows another state ends the generation in this process at once, whatever comes of storing it.
+        """
+        proof = proof or self.proof()
+        self._copies.saw(address, candidate)
         if epoch.startswith(self._alone):
-            return self._keep_alone(address, candidate, epoch)
-        stamp = self._stamp()
+            return self._copies.keep(address, candidate, epoch, proof)
+        check = self.proof()
         try:
-            kept = await self._far.keep(address, candidate, epoch)
+            kept = await self._far.keep(address, candidate, epoch, proof)
         except StoreDown:
-            return self._keep_alone(address, candidate, epoch)
-        if kept.outcome == "kept" and kept.directory is not None:
-            self._adopt(address, kept.directory, kept.entry, stamp)
+            return self._copies.keep(address, candidate, epoch, proof)
+        if kept.directory is None or self._copies.adopt(address, kept.directory, kept.entry, check) is None:
+            self._copies.end(address.listing)  # others have shown more, or may have: ask Redis
+        if kept.outcome != "purged":
+            self._copies.forget_seen(address.listing)
         return kept
 
-    async def purge(self, aoi_id: str | None) -> None:
+    async def purge(self, aoi_id: str | None, *, soft: bool = False) -> None:
         """Purge memory in any case. Raises StoreDown when Redis did not confirm it for everybody."""
-        self._purge_near(aoi_id)
-        await self._far.purge(aoi_id)
+        self._copies.purge(aoi_id, soft=soft)
+        try:
+            await self._far.purge(aoi_id, soft=soft)
+        finally:
+            # What was read from Redis before the new epoch was there has a later proof than the first invalidation.
+            self._copies.purge(aoi_id, soft=soft)
 
     def hear(self, data: bytes) -> None:
-        """Take in what another replica did."""
+        """Take in what a replica did; this one, too: its own messages may overtake its own reads."""
         try:
-            word = _WORD.decode(data)
+            message = _MESSAGE.decode(data)
         except msgspec.MsgspecError:
-            self.upset()  # of another version: it may have told anything
+            self.invalidate_all()  # of another version: it may say anything
             return
-        if word.by == self._far.name:
-            return
-        if word.page:
-            self._note_page(word)
+        if message.page:
+            self._copies.note_page(message)
         else:
-            self._purge_near(word.aoi_id or None)
-            if not word.aoi_id:
-                self._far.epochs.note(word.epoch)
+            self._copies.purge(message.aoi_id or None, soft=message.soft)
 
-    def upset(self) -> None:
+    def invalidate_all(self) -> None:
         """Trust nothing that is in memory: anything may have happened."""
-        self._purge_near(None)
+        self._copies.purge(None, soft=False)
 
     async def close(self) -> None:
         """Close both."""
         self._near.clear()
         await self._far.close()
 
-    def _note_page(self, word: Word) -> None:
-        checked = self._near.checked(word.listing)
-        known = checked is not None and checked.at >= self._told.of(word.listing)
-        now = self._clock.monotonic()
-        self._told.note(word.listing, now)
-        self.seals.break_one(word.aoi_id)
-        if checked is not None and known and _speaks_of(word, checked.directory):
-            # It is still the current one, and known to be so as of now; but for that page, which there is anew.
-            directory = checked.directory.without(word.offset, word.limit, before=word.started)
-            self._near.put_directory(directory, session=checked.session, at=now)
-        entry = self._near.entry(word.page, word.epoch, self._clock.now())
-        if entry is not None and entry.started < word.started:
-            self._near.drop(word.page)
+    async def _page_from_far(self, address: Address) -> Shelf | None:
+        """The page alone, where its listing's directory knows of it and is valid: that may be larger than the page.
 
-    def _checked(self, address: Address) -> Checked | None:
-        checked = self._near.checked(address.listing)
-        if checked is None or checked.at <= self._told.purge_of(address.aoi_id).monotonic:
-            return None
-        return checked
-
-    def _is_trusted(self, checked: Checked) -> bool:
-        if checked.at < self._told.of(checked.directory.listing):
-            return False
-        if self._word.heard:
-            return checked.session == self._word.session
-        silent = self._clock.monotonic() - max(self._word.stopped, checked.at)
-        return self._word.unreachable or silent <= self._max_age
-
-    def _copy(self, address: Address, directory: Directory) -> Entry | None:
-        """The page in memory, unless the directory knows of one that was fetched later."""
-        entry = self._near.entry(address.page, directory.epoch, self._clock.now())
-        if entry is None:
-            return None
-        seen = directory.seen(address.offset, address.limit)
-        return None if seen is not None and seen.started > entry.started else entry
-
-    async def _page_from_far(self, address: Address, checked: Checked | None) -> Shelf | None:
-        """The page alone, where its listing's directory knows of it and is trusted: that may be larger than the page.
-
-        None where it is not the one that the directory knows, or something was told meanwhile: then everything has to
-        be asked for.
+        None where it is not the one that the directory knows, or a message came meanwhile: then everything has to be
+        asked for.
         """
-        if checked is None or not self._is_trusted(checked):
-            return None
-        directory = checked.directory
-        seen = directory.seen(address.offset, address.limit)
-        if seen is None or seen.until <= self._clock.now():
+        directory, proof = self.directory(address), self.proof()
+        seen = None if directory is None else directory.seen(address.offset, address.limit)
+        if directory is None or seen is None or seen.until <= self._clock.now():
             return None
         entry = await self._far.page(address, directory.epoch)
-        if entry is None or entry.started != seen.started:
+        shelf = Shelf(directory.epoch, directory, entry, "redis", proof)
+        if entry is None or entry.started != seen.started or not self.stands(address, shelf):
             return None
-        if self._checked(address) is not checked or not self._is_trusted(checked):
+        if self._copies.as_of_messages(directory, proof) is not directory:
             return None
         self._observe(TierLookup("redis", "hit"))
-        self._put_newer(entry)
+        self._copies.put_newer(entry)
         self.seals.break_one(address.aoi_id)
-        return Shelf(directory.epoch, directory, entry, "redis")
-
-    async def _from_far(self, address: Address, checked: Checked | None) -> Shelf:
-        stamp = self._stamp()
-        shelf = await self._far.look_up(address)
-        entry = self._near.entry(address.page, shelf.epoch, self._clock.now())
-        if entry is not None and (shelf.entry is None or entry.started > shelf.entry.started):
-            # Fetched while Redis was away: tell the others.
-            seen = None if checked is None else checked.directory.seen(address.offset, address.limit)
-            if checked is not None and seen is not None:
-                kept = await self._far.keep(address, Candidate(entry, seen, checked.directory.total), shelf.epoch)
-                if kept.outcome == "kept" and kept.directory is not None:
-                    self._adopt(address, kept.directory, kept.entry, stamp)
-                    return Shelf(shelf.epoch, kept.directory, kept.entry)
-        if shelf.directory is not None:
-            self._adopt(address, shelf.directory, shelf.entry, stamp)
         return shelf
 
-    def _without_far(self, address: Address, checked: Checked | None) -> Shelf:
-        if checked is not None and self._is_trusted(checked):
-            epoch = checked.directory.epoch
-            return Shelf(epoch, checked.directory, self._near.entry(address.page, epoch, self._clock.now()))
-        # Nothing here may be trusted. What is fetched now is filed under the epoch that was known last, so that it can
-        # be told to the others when Redis is back, if there was no purge.
-        purges = self._told.purge_of(address.aoi_id).wall
-        return Shelf(f"{self._alone}/{purges}" if checked is None else checked.directory.epoch, None, None)
+    async def _from_far(self, address: Address) -> Shelf:
+        """What Redis has. Without a proof where it may not be believed."""
+        proof = self.proof()
+        shelf = await self._far.look_up(address)
+        if (newer := self._copies.fetched_alone(address, shelf)) is not None:
+            kept = await self._far.keep(address, newer, shelf.epoch)
+            if kept.outcome == "kept" and kept.directory is not None:
+                shelf = Shelf(shelf.epoch, kept.directory, kept.entry)
+        if not self._validity.holds(proof, address.aoi_id):
+            return shelf
+        if shelf.directory is not None and self._copies.is_outdated(shelf.directory):
+            return shelf._replace(directory=None, proof=proof)
+        if shelf.directory is not None:
+            directory = self._copies.adopt(address, shelf.directory, shelf.entry, proof)
+            if directory is None:
+                return shelf
+            if shelf.entry is not None and directory is not shelf.directory:
+                seen = shelf.directory.seen(address.offset, address.limit)
+                if directory.seen(address.offset, address.limit) is not seen:
+                    return shelf  # there is a newer one of this page
+            shelf = shelf._replace(directory=directory)
+        return shelf._replace(proof=proof)
 
-    def _keep_alone(self, address: Address, candidate: Candidate, epoch: str) -> Kept:
-        checked = self._checked(address)
-        known = None if checked is None else checked.directory
-        result, entry = filed(address, known, candidate, epoch, self._clock.now(), alone=True)
-        if entry.started <= self._told.purge_of(address.aoi_id).wall:
-            return Kept(entry, "purged")
-        if result.outcome == "older":
-            return Kept(entry, "older")
-        self._adopt(address, result.directory, entry, self._stamp())
-        return Kept(entry, "kept", result.directory, ended=ends_one(known, result))
-
-    def _stamp(self) -> _Stamp:
-        """Taken before Redis is asked: what is told while its answer is under way comes after that answer."""
-        return _Stamp(self._word.session, self._clock.monotonic())
-
-    def _adopt(self, address: Address, directory: Directory, entry: Entry | None, stamp: _Stamp) -> None:
-        """Hold what Redis answered, unless something was told, or learnt, that is later than that."""
-        if stamp.at < self._told.of(directory.listing):
-            return
-        self.seals.break_one(address.aoi_id)
-        held = self._near.checked(directory.listing)
-        if held is None or held.at <= stamp.at:
-            self._near.put_directory(directory, session=stamp.session, at=stamp.at)
-        if entry is not None:
-            self._put_newer(entry)
-
-    def _put_newer(self, entry: Entry) -> None:
-        mine = self._near.entry(entry.key, entry.epoch, self._clock.now())
-        if mine is None or mine.started <= entry.started:
-            self._near.put_entry(entry)
-
-    def _purge_near(self, aoi_id: str | None) -> None:
-        everything = self._told.note_purge(aoi_id, Moment(self._clock.monotonic(), self._clock.now()))
-        if everything or aoi_id is None:
-            self._near.clear()
-            self.seals.break_all()
-        else:
-            self.seals.break_one(aoi_id)
-
-
-def _speaks_of(word: Word, directory: Directory) -> bool:
-    return (word.generation, word.epoch) == (directory.generation, directory.epoch)
+    def _without_far(self, address: Address) -> Shelf:
+        """What memory has while Redis does not answer."""
+        known = self._copies.known(address)
+        # Nobody joins a fetch from before a purge: the purges that are known here are part of the epoch's name.
+        alone = f"{self._alone}/{self._validity.purges_of(address.aoi_id)}"
+        if known is None:
+            return Shelf(alone, None, None)
+        directory = known.directory
+        entry = self._copies.listed(address, directory)
+        listed = entry is not None
+        if entry is None and known.checked:
+            entry = self._near.entry(address.page, directory.epoch, self._clock.now())
+        if known.standing is not Standing.VALID:
+            return Shelf(alone, None, entry, listed=False)
+        return Shelf(directory.epoch, directory, entry, proof=self.proof(), listed=listed)

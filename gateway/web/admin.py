@@ -1,4 +1,4 @@
-"""Purge: end what is cached of an AOI, or of everything.
+"""Purge: end what is cached of an AOI, or of everything. A soft purge ends freshness only.
 
 `application/json` is required: a page of another origin can send anything else without asking (WHATWG Fetch, "CORS
 protocol"). Who may do this, the router has seen to.
@@ -7,7 +7,7 @@ protocol"). Who may do this, the router has seen to.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import msgspec
 from aiohttp import web
@@ -24,15 +24,25 @@ _SECONDS = 10.0
 class _Order(msgspec.Struct, forbid_unknown_fields=True):
     aoi_id: str | None = None
     all: bool = False
+    soft: bool = False
 
 
 _ORDER = msgspec.json.Decoder(_Order)
 
 
-class Admin:
-    """`POST /admin/purge`; `purge` takes an AOI id, or None for everything, and raises StoreDown."""
+class Purge(Protocol):
+    """Ends what is cached."""
 
-    def __init__(self, purge: Callable[[str | None], Awaitable[None]]) -> None:
+    async def __call__(self, aoi_id: str | None, *, soft: bool) -> None: ...  # noqa: D102 - as the class says
+
+
+class Admin:
+    """`POST /admin/purge`.
+
+    `purge` takes an AOI id, or None for everything, and whether the purge is soft. It raises StoreDown.
+    """
+
+    def __init__(self, purge: Purge) -> None:
         self._purge = purge
 
     def routes(self) -> dict[str, Route]:
@@ -46,8 +56,11 @@ class Admin:
         if order.all == (order.aoi_id is not None):
             raise BadQuery('send either {"aoi_id": "..."} or {"all": true}', parameter="aoi_id")
         aoi_id = None if order.aoi_id is None else parse_aoi_id(order.aoi_id.replace("%", "%25"))
-        await self._purge(aoi_id)
-        told = {"purged": {"all": True} if aoi_id is None else {"aoi_id": aoi_id}}
+        await self._purge(aoi_id, soft=order.soft)
+        purged: dict[str, object] = {"all": True} if aoi_id is None else {"aoi_id": aoi_id}
+        if order.soft:
+            purged["soft"] = True
+        told = {"purged": purged}
         return web.Response(
             body=msgspec.json.encode(told), headers={"Content-Type": "application/json", "Cache-Control": "no-store"}
         )
@@ -71,4 +84,6 @@ def _parsed(body: bytes) -> _Order:
     try:
         return _ORDER.decode(body)
     except (msgspec.MsgspecError, RecursionError):
-        raise BadQuery('the body must be {"aoi_id": "..."} or {"all": true}', parameter="body") from None
+        raise BadQuery(
+            'the body must be {"aoi_id": "..."} or {"all": true}, with "soft": true for a soft purge', parameter="body"
+        ) from None

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-Matter = Literal["numbers", "snapshot", "purge"]
+Matter = Literal["numbers", "snapshot", "purge", "soft purge"]
 
 
 class Started(msgspec.Struct, array_like=True, tag=1, frozen=True):

@@ -56,7 +56,7 @@ class Peers:
         self._known_snapshots: list[bytes] = []
         self._numbers: Callable[[], Awaitable[bytes]] = _nothing
         self._snapshot: Callable[[], bytes] = bytes
-        self._purge: Callable[[str | None], None] = lambda _: None
+        self._purge: Callable[[str | None, bool], None] = lambda _aoi_id, _soft: None
         self._lines_lost: Callable[[int], None] = lambda _: None
 
     def take_part(
@@ -64,7 +64,7 @@ class Peers:
         *,
         numbers: Callable[[], Awaitable[bytes]],
         snapshot: Callable[[], bytes],
-        purge: Callable[[str | None], None],
+        purge: Callable[[str | None, bool], None],
         lines_lost: Callable[[int], None],
     ) -> None:
         """Register what the parent and the other workers may ask of this worker.
@@ -118,9 +118,9 @@ class Peers:
             self._known_snapshots = told.told
         return self._known_snapshots
 
-    async def purge(self, aoi_id: str | None) -> None:
+    async def purge(self, aoi_id: str | None, soft: bool) -> None:
         """Purge what the others keep, each for itself. Raises StoreDown when one that lives has not confirmed it."""
-        told = await self._ask("purge", aoi_id, _PURGE_SECONDS)
+        told = await self._ask("soft purge" if soft else "purge", aoi_id, _PURGE_SECONDS)
         if told is None or not told.complete:
             raise StoreDown("a worker did not confirm the purge")
 
@@ -149,8 +149,8 @@ class Peers:
 
     async def _open(self, letter: Letter) -> None:
         match letter:
-            case Do(number, "purge", aoi_id):
-                self._purge(aoi_id)
+            case Do(number, "purge" | "soft purge" as matter, aoi_id):
+                self._purge(aoi_id, matter == "soft purge")
                 self._send(Done(number))
             case Do(number, "numbers"):
                 await self._tell()

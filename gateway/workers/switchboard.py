@@ -32,7 +32,7 @@ from gateway.workers.letters import (
 )
 
 # How long a worker may take over what another one asks, in seconds.
-_PATIENCE: dict[Matter, float] = {"numbers": 0.2, "snapshot": 0.2, "purge": 2.0}
+_PATIENCE: dict[Matter, float] = {"numbers": 0.2, "snapshot": 0.2, "purge": 2.0, "soft purge": 2.0}
 _READ = 262_144
 
 
@@ -190,7 +190,7 @@ class Switchboard:
                 told = list(self._numbers_for(one.asker))
             case "snapshot":
                 told = list(self._snapshots_for(one.asker))
-            case "purge":
+            case "purge" | "soft purge":
                 told = []
         self._send(one.asker, Told(one.number, not one.waiting, told))
 

@@ -53,6 +53,18 @@ def test_what_began_before_a_contradiction_is_not_learned_again() -> None:
     assert limits.printed(50) == 50
 
 
+def test_an_observation_that_began_earlier_does_not_correct_a_later_one() -> None:
+    limits = Limits()
+    limits.learn(100, 50, 50, 5.0)
+    limits.learn(100, 100, 100, 3.0)
+    assert limits.printed(100) == 50
+    limits.learn(40, 40, 40, 4.0)  # it contradicts nothing
+    assert limits.printed(40) == 40
+    limits.learn(30, 20, 20, 4.5)
+    assert limits.printed(30) == 30
+    assert limits.contradictions == 0
+
+
 def test_a_limit_that_is_printed_is_not_yet_one_that_is_delivered() -> None:
     limits = learned((1000, 1000, 5))
     assert limits.printed(300) == 300

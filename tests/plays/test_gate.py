@@ -101,7 +101,7 @@ async def test_nonsense_is_no_reason_to_leave_the_vendor_alone(play: Play, vendo
 
 async def test_old_pages_serve_while_it_is_open(play: Play, vendor: HoldingVendor) -> None:
     first = (await pages(play, vendor, 3))[0]
-    play.clock.skip(1000)
+    play.clock.pass_by(1000)
     vendor.set_behaviour(status=500)
     await pages(play, vendor, *range(10, 15))
     old = (await pages(play, vendor, 3))[0]
@@ -136,11 +136,11 @@ async def test_a_pause_is_kept(
     paused = (await play.metrics())["gateway_upstream_paused_until_timestamp_seconds"]
     assert least <= round(paused - play.clock.now(), 3) <= most
     assert (await pages(play, vendor, 0))[0].body == known.body
-    play.clock.skip(1000)
-    play.clock.skip(-1000 + least - 0.5)
+    play.clock.pass_by(1000)
+    play.clock.pass_by(-1000 + least - 0.5)
     assert codes(await pages(play, vendor, 4)) == ["upstream_rate_limited"]
     assert len(vendor.requests) == 2
-    play.clock.skip(1.5)
+    play.clock.pass_by(1.5)
     assert codes(await pages(play, vendor, 4)) == ["fine"]
 
 
@@ -153,7 +153,7 @@ async def test_a_date_names_the_end_of_the_pause(play: Play, vendor: HoldingVend
 async def test_one_probe_after_a_pause_and_then_a_ramp(play: Play, vendor: HoldingVendor) -> None:
     vendor.set_behaviour(status=429, retry_after=5, times=1)
     await pages(play, vendor, 0)
-    play.clock.skip(5.1)
+    play.clock.pass_by(5.1)
     let_go = vendor.hold()
     probe = asyncio.create_task(pages(play, vendor, 1))
     await until(lambda: len(vendor.requests) == 2)
@@ -173,7 +173,7 @@ async def test_one_probe_after_a_pause_and_then_a_ramp(play: Play, vendor: Holdi
 async def test_a_probe_that_is_told_to_wait_begins_another_pause(play: Play, vendor: HoldingVendor) -> None:
     vendor.set_behaviour(status=429, retry_after=5)
     await pages(play, vendor, 0)
-    play.clock.skip(5.1)
+    play.clock.pass_by(5.1)
     assert codes(await pages(play, vendor, 1, 2)) == ["upstream_rate_limited"] * 2
     assert len(vendor.requests) == 2
 
@@ -202,7 +202,7 @@ async def test_every_replica_keeps_a_pause_and_one_of_them_probes(replicas: list
     assert codes(await pages(two, vendor, 1)) == ["upstream_rate_limited"]
     assert len(vendor.requests) == 1
     for play in replicas:
-        play.clock.skip(51)
+        play.clock.pass_by(51)
     let_go = vendor.hold()
     probe = asyncio.create_task(pages(one, vendor, 2))
     await until(lambda: len(vendor.requests) == 2)

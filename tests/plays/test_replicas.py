@@ -128,7 +128,7 @@ async def test_a_purge_leaves_other_aois_alone(replicas: list[Play], vendor: Hol
     session = two.gateway._store._word.session  # type: ignore[attr-defined]
     assert (await purge(one, aoi_id="another"))[0] == 200
     store = two.gateway._store
-    await until(lambda: "another" in store._told._purged or store._word.session > session)  # type: ignore[attr-defined]
+    await until(lambda: "another" in store._validity._purged._aois or store._word.session > session)  # type: ignore[attr-defined]
     assert (await two.page(AOI)).cache.startswith("hit")
     assert len(vendor.requests) == 1
 
@@ -192,7 +192,8 @@ async def test_a_page_of_a_generation_that_nobody_has_told_of_yet(vendor: Holdin
         await same_pages([one, two])
         vendor.set_assets(AOI, assets("b", "a"))
         let_go = relay.hold(b"SUBSCRIBE")
-        two.clock.skip(310.0)
+        for play in (one, two):
+            play.clock.skip(310.0)
         assert (await two.page(AOI)).cache.startswith("hit; ttl=-")
         await until(lambda: len(vendor.requests) == 2)
         await two.settled()
@@ -229,7 +230,10 @@ async def test_a_newer_page_replaces_the_others_copy(replicas: list[Play], vendo
     await same_pages(replicas)
     one, two = replicas
     vendor.set_assets(AOI, assets("a", "b", status="success"))
-    one.clock.skip(170)  # for this one the page is past its grace
+    for play in replicas:
+        play.clock.skip(105)
+    assert b"started" in (await one.page(AOI)).body  # in grace; the refresh brings the new one
+    await one.settled()
     fresh = await one.page(AOI)
     assert b"success" in fresh.body
 
@@ -389,8 +393,9 @@ async def test_pages_of_an_outage_are_told_afterwards_and_the_later_fetch_wins(
         try:
             await until(lambda: not one.gateway._store._word.heard)  # type: ignore[attr-defined]
             vendor.set_assets(AOI, assets("a", "b"))
-            one.clock.skip(100)
-            one.gateway._store._max_age = 60  # type: ignore[attr-defined]
+            for play in (one, two):
+                play.clock.skip(100)
+            one.gateway._store._validity.max_age = 60  # type: ignore[attr-defined]
             assert (await one.page(AOI)).status == 200  # in grace; the refresh lands in memory alone
             await until(lambda: not one.gateway._cache._errands._flights._under_way)
             during = await one.page(AOI)
@@ -426,8 +431,8 @@ async def test_copies_live_on_while_redis_is_gone(
     one, _ = replicas
     await same_pages(replicas)
     real_redis.kill()
-    await until(lambda: not one.gateway._store._word.heard)  # type: ignore[attr-defined]
-    one.gateway._store._max_age = 0  # type: ignore[attr-defined]
+    await until(lambda: one.gateway._store._validity.down_for_all)  # type: ignore[attr-defined]
+    one.gateway._store._validity.max_age = 0  # type: ignore[attr-defined]
     for _ in range(3):
         assert (await one.page(AOI)).cache.startswith("hit")
     assert len(vendor.requests) == 1
@@ -438,12 +443,12 @@ async def test_copies_end_when_redis_is_silent_for_long(vendor: HoldingVendor, r
     async with playing({"upstream.base_url": vendor.url, "cache.url": real_redis.url, **HANGING}) as one:
         await hears(one)
         await same_pages([one])
-        one.gateway._store._max_age = 60  # type: ignore[attr-defined]
+        one.gateway._store._validity.max_age = 60  # type: ignore[attr-defined]
         real_redis.signal(signal.SIGSTOP)
         try:
             await until(lambda: not one.gateway._store._word.heard)  # type: ignore[attr-defined]
             assert (await one.page(AOI)).cache.startswith("hit")
-            one.gateway._store._max_age = 0  # type: ignore[attr-defined]
+            one.gateway._store._validity.max_age = 0  # type: ignore[attr-defined]
             assert (await one.page(AOI)).cache.startswith("fwd=miss")
             assert len(vendor.requests) == 2
         finally:
@@ -457,7 +462,7 @@ async def test_a_lost_subscription_ends_copies_within_their_age(
     await same_pages(replicas)
     two.gateway._parts._tasks[0].cancel()  # nobody listens on this side any more, while commands work
     await until(lambda: not two.gateway._store._word.heard)  # type: ignore[attr-defined]
-    two.gateway._store._max_age = 0.3  # type: ignore[attr-defined]
+    two.gateway._store._validity.max_age = 0.3  # type: ignore[attr-defined]
     assert (await purge(one, aoi_id=AOI))[0] == 200
     assert await soon(partial(is_no_hit, two)) < 4.0  # less than the usual age, with time for a busy machine
     assert len(vendor.requests) == 2
@@ -619,7 +624,7 @@ async def test_an_answer_that_word_has_overtaken_is_not_trusted(replicas: list[P
     await asked.wait()
     vendor.set_assets(AOI, assets(*"abcdefghijklmnop"))
     changed = await one.page(AOI, "?offset=10")
-    await until(lambda: bool(store._told._listings) or store._word.session > session)  # type: ignore[attr-defined]
+    await until(lambda: bool(store._copies._messages._of) or store._word.session > session)  # type: ignore[attr-defined]
     store._far.look_up = look_up  # type: ignore[attr-defined]
     may_go.set()
     assert (await late).status == 200
