@@ -241,7 +241,7 @@ class Errands:
             self._limits.learn(shown.limit, shown.printed, shown.end - shown.offset, shown.started)
         if not fetched.caching.storable:
             self._observe(VendorForbidsStoring())
-            self._store.saw(errand.address, candidate)
+            self._store.saw(errand.address, candidate, proof)
             named = unfiled(candidate, errand.epoch)
             return Landed(named, "here", stored=False, storable=False, unkept="no-store")
         try:

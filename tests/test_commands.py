@@ -317,6 +317,16 @@ async def test_purge_talks_to_the_configured_listener(processes: list[Process], 
     assert len(told.stderr.splitlines()) == 1
 
 
+async def test_a_soft_purge_says_so(processes: list[Process], vendor: MockVendor) -> None:
+    environ = {"GATEWAY_UPSTREAM__API_KEY": "k", "GATEWAY_UPSTREAM__BASE_URL": vendor.url, "GATEWAY_SERVER__PORT": "0"}
+    processes.append(spawn("serve", environ=environ))
+    port = await asyncio.to_thread(processes[-1].port)
+    for what, done in ((("--all",), "everything"), (("--aoi", "a1"), "a1")):
+        url = f"http://127.0.0.1:{port}"
+        told = await asyncio.to_thread(call, "purge", "--soft", *what, "--url", url, environ=environ)
+        assert (told.returncode, told.stdout) == (0, f"softly purged {done}\n")
+
+
 def test_purge_needs_to_be_told_what() -> None:
     assert call("purge").returncode == 2
     assert call("purge", "--all", "--aoi", "x").returncode == 2

@@ -105,7 +105,7 @@ class Store(Protocol):
         """Hold an entry that was made here out of others, in this process and as long as there is room."""
         ...
 
-    def saw(self, address: Address, candidate: Candidate) -> None:
+    def saw(self, address: Address, candidate: Candidate, proof: Proof) -> None:
         """Take in what a fetched page shows that is not kept: another state ends the generation."""
         ...
 

@@ -76,8 +76,8 @@ class Copies:
         # When a fetch of this replica, or a message, ended the generation of a listing.
         self._ended: dict[str, float] = {}
         self._all_ended = -math.inf
-        # What this replica has seen of listings later than Redis was told, with the number of steps of the clock.
-        self._seen: dict[str, tuple[Candidate, int]] = {}
+        # What this replica has seen of listings later than Redis was told, and when it was fetched (monotonic).
+        self._seen: dict[str, tuple[Candidate, float]] = {}
 
     def stands(self, address: Address, shelf: Shelf) -> bool:
         """Tell whether what was found is still right: no purge, and no other generation, since its proof began."""
@@ -133,10 +133,12 @@ class Copies:
 
     def is_outdated(self, directory: Directory) -> bool:
         """Whether this replica has fetched a page, later than all that Redis knows, that shows another state."""
-        candidate, steps = self._seen.get(directory.listing, (None, 0))
-        if candidate is None or steps != self._clock.steps:
+        candidate, fetched = self._seen.get(directory.listing, (None, 0.0))
+        if candidate is None:
             return False
-        return contradicts(directory, candidate.sight, candidate.total)
+        # Dated anew: the clock may have been set since.
+        started = self._clock.now() - (self._clock.monotonic() - fetched)
+        return contradicts(directory, structs.replace(candidate.sight, started=started), candidate.total)
 
     def fetched_alone(self, address: Address, shelf: Shelf) -> Candidate | None:
         """The page that this replica fetched while Redis was away, if Redis has none that was fetched later."""
@@ -204,11 +206,11 @@ class Copies:
             directory = directory.without(message.offset, message.limit, before=message.started)
         return directory
 
-    def saw(self, address: Address, candidate: Candidate) -> None:
+    def saw(self, address: Address, candidate: Candidate, proof: Proof) -> None:
         """End the generation in this process if the page shows another state, and do not take it from Redis again."""
         if address.listing not in self._seen and len(self._seen) >= _MOST_LISTINGS:
             self._seen.clear()
-        self._seen[address.listing] = candidate, self._clock.steps
+        self._seen[address.listing] = candidate, proof.at
         held = self._near.listing(address.listing)
         if held is not None and not held.ended and contradicts(held.directory, candidate.sight, candidate.total):
             self.end(address.listing)

@@ -87,7 +87,7 @@ class MemoryStore:
         """Hold what was made of others."""
         self._shelves.put_entry(entry)
 
-    def saw(self, address: Address, candidate: Candidate) -> None:
+    def saw(self, address: Address, candidate: Candidate, proof: Proof) -> None:  # noqa: ARG002 - as Store says
         """Forget the directory that the page contradicts."""
         known = self._shelf(address).directory
         if known is not None and contradicts(known, candidate.sight, candidate.total):

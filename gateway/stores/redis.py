@@ -185,7 +185,7 @@ class RedisStore:
         self._observe(TierLookup("redis", "hit"))
         return found
 
-    def saw(self, address: Address, candidate: Candidate) -> None:
+    def saw(self, address: Address, candidate: Candidate, proof: Proof) -> None:
         """What is not kept changes nothing for the others."""
 
     async def keep(self, address: Address, candidate: Candidate, epoch: str, proof: Proof | None = None) -> Kept:

@@ -55,9 +55,9 @@ class TieredStore:
         """Tell whether what was found is still right."""
         return self._copies.stands(address, shelf)
 
-    def saw(self, address: Address, candidate: Candidate) -> None:
+    def saw(self, address: Address, candidate: Candidate, proof: Proof) -> None:
         """End the generation in this process if the page shows another state, and do not take it from Redis again."""
-        self._copies.saw(address, candidate)
+        self._copies.saw(address, candidate, proof)
 
     def directory(self, address: Address) -> Directory | None:
         """The listing's directory, where it is valid."""
@@ -121,7 +121,7 @@ class TieredStore:
         A page that shows another state ends the generation in this process at once, whatever comes of storing it.
         """
         proof = proof or self.proof()
-        self._copies.saw(address, candidate)
+        self._copies.saw(address, candidate, proof)
         if epoch.startswith(self._alone):
             return self._copies.keep(address, candidate, epoch, proof)
         check = self.proof()

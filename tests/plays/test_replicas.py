@@ -122,6 +122,52 @@ async def test_a_purge_is_seen_by_the_other_within_a_second(
     assert (await one.metrics())[f'gateway_cache_purges_total{{scope="{scope}"}}'] == len(took)
 
 
+@pytest.mark.parametrize("order", [{"aoi_id": AOI, "soft": True}, {"all": True, "soft": True}])
+async def test_a_soft_purge_ends_freshness_on_every_replica_and_leaves_a_fallback(
+    replicas: list[Play], vendor: HoldingVendor, order: dict[str, Any]
+) -> None:
+    one, two = replicas
+    await same_pages(replicas)
+    assert await purge(one, **order) == (200, {"purged": order})
+    vendor.set_behaviour(status=501)
+    await soon(partial(is_no_hit, two))
+    for play in replicas:
+        assert (await play.page(AOI)).cache == "fwd=stale; fwd-status=501; detail=stale-if-error"
+    vendor.reset()
+    assert (await two.page(AOI)).cache == "fwd=stale; fwd-status=200; stored"
+    assert (await one.page(AOI)).cache.startswith("hit")
+    scope = "aoi_soft" if "aoi_id" in order else "all_soft"
+    assert (await one.metrics())[f'gateway_cache_purges_total{{scope="{scope}"}}'] == 1
+
+
+@pytest.mark.parametrize("order", [{"aoi_id": AOI}, {"all": True}])
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_purge_that_a_cut_subscription_missed_holds_when_redis_ends(
+    vendor: HoldingVendor, real_redis: RealRedis, order: dict[str, Any], end: signal.Signals
+) -> None:
+    vendor.set_assets(AOI, assets(*"abcdefghijklmnopqrstuvwxyz"))
+    flags = {"upstream.base_url": vendor.url, "cache.url": real_redis.url, "cache.memory_max_age": 1.0}
+    async with playing(flags) as one, playing(flags) as two, Redis.from_url(real_redis.url) as raw:
+        for play in (one, two):
+            await hears(play)
+        await same_pages([one, two])
+        await same_pages([one, two], "?offset=10")
+        session = two.gateway._store._word.session  # type: ignore[attr-defined]
+        await raw.client_kill_filter(_type="pubsub")
+        assert (await purge(one, **order))[0] == 200
+        await until(lambda: two.gateway._store._word.session > session)  # type: ignore[attr-defined]
+        await hears(two)
+        real_redis.signal(end)
+        try:
+            await until(lambda: not two.gateway._store._word.heard)  # type: ignore[attr-defined]
+            two.clock.pass_by(2)
+            assert (await two.page(AOI, "?offset=20")).cache.startswith("fwd=miss")  # which proves this page alone
+            for query in ("", "?offset=10"):
+                assert (await two.page(AOI, query)).cache.startswith("fwd=miss")
+        finally:
+            real_redis.signal(signal.SIGCONT)
+
+
 async def test_a_purge_leaves_other_aois_alone(replicas: list[Play], vendor: HoldingVendor) -> None:
     one, two = replicas
     await same_pages(replicas)

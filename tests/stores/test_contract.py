@@ -174,6 +174,28 @@ async def test_a_purge_of_everything_ends_everything(store: Store, clock: Steere
 
 
 @pytest.mark.parametrize("purged", ["a1", None])
+async def test_a_soft_purge_leaves_pages_for_the_case_that_the_vendor_fails(
+    store: Store, clock: SteeredClock, purged: str | None
+) -> None:
+    kept = await keep(store, clock)
+    other = address("a2")
+    await store.keep(other, candidate(other, now=clock.now()), (await store.look_up(other)).epoch)
+    before = await store.look_up(HERE)
+    await store.purge(purged, soft=True)
+    after = await store.look_up(HERE)
+    assert (after.entry, after.directory, after.current) == (kept.entry, None, False)
+    assert after.epoch != before.epoch
+    assert (await store.look_up(other)).current == (purged is not None)
+    late = await store.keep(HERE, candidate(HERE, now=clock.now()), before.epoch)
+    assert late.outcome == "purged"  # it was fetched before
+    again = await keep(store, clock, began=1)
+    assert (await store.look_up(HERE)).current
+    assert again.entry.generation != kept.entry.generation
+    await store.purge(purged)
+    assert (await store.look_up(HERE)).entry is None
+
+
+@pytest.mark.parametrize("purged", ["a1", None])
 async def test_a_page_that_was_fetched_before_a_purge_is_not_kept(
     store: Store, clock: SteeredClock, purged: str | None
 ) -> None:
