@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import BusyLoadingError, ResponseError
+from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from gateway.clock import Clock
@@ -126,7 +126,8 @@ class InvalidationSubscriber:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no refusal
             return isinstance(error, BusyLoadingError) or is_connect_refusal(error)
         finally:
-            await connection.disconnect(nowait=True)
+            with suppress(RedisError, OSError):
+                await connection.disconnect()
         return False
 
     async def _listen(
@@ -175,9 +176,15 @@ class InvalidationSubscriber:
         if not isinstance(self._calls.client, Redis):
             return ""
         await subscription.connect()
-        await subscription.connection.send_command("INFO", "server")
+        connection = subscription.connection
         try:
-            told = await subscription.connection.read_response()
+            await connection.send_command("INFO", "server")
+            told = await connection.read_response()
+        except RedisConnectionError:  # the pool's connection was dead
+            await connection.disconnect()
+            await connection.connect()
+            await connection.send_command("INFO", "server")
+            told = await connection.read_response()
         except ResponseError:
             return ""  # as `Epochs` says of a server that does not tell
         text = told.decode("latin-1") if isinstance(told, bytes) else str(told)
