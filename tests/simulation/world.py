@@ -34,6 +34,7 @@ from simulation.virtual import OWNER, Address, VirtualLoop
 REDIS: Address = ("127.0.0.1", 6379)
 VENDOR: Address = ("127.0.0.1", 9000)
 FLAGS: dict[str, Any] = {
+    "upstream.keepalive_connections": 0,  # reuse looks at real sockets
     "upstream.base_url": "http://127.0.0.1:9000", "upstream.api_key": "simulated-key-0123456789", "server.port": 0,
     "upstream.patience": 0.5, "upstream.attempt_timeout": 2.0, "upstream.deadline": 3.0,
     "upstream.connect_timeout": 1.0, "upstream.breaker.cooldown": 1.0,
