@@ -202,13 +202,14 @@ def file(
     `alone` names a process that cannot file pages where the others see them. Others may see other states meanwhile,
     and two states must not share a name: so its generations, and those that it continues, have names of its own.
     """
-    own = f"{alone} {page.started!r}".encode() if alone else b""
+    shown = page.offset.to_bytes(8, "big") + page.ids
+    own = f"{alone} {page.started!r} ".encode() + shown if alone else b""
     if known is None or known.epoch != epoch:
         evidence = repr(page.started).encode() + own
         return _ended(page, total, evidence, listing=listing, epoch=epoch, before=None, now=now)
     beaten = _contradicted(known, page, total)
     if beaten is not None:
-        evidence = b"" if known.total != total else page.offset.to_bytes(8, "big") + page.ids
+        evidence = b"" if known.total != total else shown
         evidence += own
         if page.started < beaten:
             return Filed(known, _name(listing, epoch, known.generation, total, evidence), "older")

@@ -77,7 +77,7 @@ class Copies:
         self._ended: dict[str, float] = {}
         self._all_ended = -math.inf
         # What this replica has seen of listings later than Redis was told, and when it was fetched (monotonic).
-        self._seen: dict[str, tuple[Candidate, float]] = {}
+        self._seen: dict[str, list[tuple[Candidate, float]]] = {}
 
     def stands(self, address: Address, shelf: Shelf) -> bool:
         """Tell whether what was found is still right: no purge, and no other generation, since its proof began."""
@@ -133,12 +133,12 @@ class Copies:
 
     def is_outdated(self, directory: Directory) -> bool:
         """Whether this replica has fetched a page, later than all that Redis knows, that shows another state."""
-        candidate, fetched = self._seen.get(directory.listing, (None, 0.0))
-        if candidate is None:
-            return False
         # Dated anew: the clock may have been set since.
-        started = self._clock.now() - (self._clock.monotonic() - fetched)
-        return contradicts(directory, structs.replace(candidate.sight, started=started), candidate.total)
+        passed = self._clock.now() - self._clock.monotonic()
+        return any(
+            contradicts(directory, structs.replace(candidate.sight, started=passed + fetched), candidate.total)
+            for candidate, fetched in self._seen.get(directory.listing, ())
+        )
 
     def fetched_alone(self, address: Address, shelf: Shelf) -> Candidate | None:
         """The page that this replica fetched while Redis was away, if Redis has none that was fetched later."""
@@ -210,15 +210,20 @@ class Copies:
         """End the generation in this process if the page shows another state, and do not take it from Redis again."""
         if address.listing not in self._seen and len(self._seen) >= _MOST_LISTINGS:
             self._seen.clear()
-        self._seen[address.listing] = candidate, proof.at
+        seen = self._seen.setdefault(address.listing, [])
+        seen.append((candidate, proof.at))
+        del seen[:-_MOST_MESSAGES]
         held = self._near.listing(address.listing)
         if held is not None and not held.ended and contradicts(held.directory, candidate.sight, candidate.total):
             self.end(address.listing)
             self._validity.seals.break_one(address.aoi_id)
 
-    def forget_seen(self, listing: str) -> None:
-        """Redis knows as much as this replica has seen."""
-        self._seen.pop(listing, None)
+    def forget_seen(self, listing: str, candidate: Candidate) -> None:
+        """Forget a page that Redis knows, or knows to be older than another."""
+        seen = self._seen.get(listing, [])
+        seen[:] = [one for one in seen if one[0] is not candidate]
+        if not seen:
+            self._seen.pop(listing, None)
 
     def end(self, listing: str) -> None:
         """End the generation of a listing in this process, and do not believe what was asked for before."""

@@ -132,7 +132,7 @@ class TieredStore:
         if kept.directory is None or self._copies.adopt(address, kept.directory, kept.entry, check) is None:
             self._copies.end(address.listing)  # others have shown more, or may have: ask Redis
         if kept.outcome != "purged":
-            self._copies.forget_seen(address.listing)
+            self._copies.forget_seen(address.listing, candidate)
         return kept
 
     async def purge(self, aoi_id: str | None, *, soft: bool = False) -> None:
