@@ -16,6 +16,7 @@ list, the one that began later is right whichever lands first:
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -241,6 +242,22 @@ def contradicts(known: Directory, page: Sight, total: int | None) -> bool:
     """Tell whether a page that was fetched later shows another state than a directory."""
     beaten = _contradicted(known, page, total)
     return beaten is not None and page.started >= beaten
+
+
+def after(known: Directory, page: Sight, total: int | None) -> Directory | None:
+    """Leave of a directory what a page does not contradict; None if nothing is left.
+
+    If the page shows another state than anything that was fetched before it, only what was fetched after it is left.
+    The list may have returned to an earlier total since, which does not make the pages from before right again.
+    """
+    if known.since > page.started:
+        return known
+    if known.total == total and all(other.started > page.started or agree(page, other) for other in known.pages):
+        return known
+    if known.confirmed <= page.started:
+        return None
+    pages = tuple(other for other in known.pages if other.started > page.started)
+    return structs.replace(known, since=math.nextafter(page.started, math.inf), pages=pages)
 
 
 def _contradicted(known: Directory, page: Sight, total: int | None) -> float | None:

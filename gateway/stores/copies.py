@@ -14,7 +14,7 @@ from msgspec import structs
 
 from gateway.clock import Clock
 from gateway.core.admission import Candidate
-from gateway.core.directory import Directory, contradicts
+from gateway.core.directory import Directory, after
 from gateway.core.entry import Entry
 from gateway.core.query import Address
 from gateway.stores.base import Kept, Shelf, ends_one, filed, unfiled
@@ -131,14 +131,19 @@ class Copies:
         seen = directory.seen(address.offset, address.limit)
         return entry if entry is not None and seen is not None and seen.started == entry.started else None
 
-    def is_outdated(self, directory: Directory) -> bool:
-        """Whether this replica has fetched a page, later than all that Redis knows, that shows another state."""
+    def as_of_fetches(self, directory: Directory) -> Directory | None:
+        """A directory without what later fetches of this replica contradict; None if nothing of it is current.
+
+        Those that Redis was told of are not compared: its directories take them into account.
+        """
         # Dated anew: the clock may have been set since.
         passed = self._clock.now() - self._clock.monotonic()
-        return any(
-            contradicts(directory, structs.replace(candidate.sight, started=passed + fetched), candidate.total)
-            for candidate, fetched in self._seen.get(directory.listing, ())
-        )
+        for candidate, fetched in self._seen.get(directory.listing, ()):
+            left = after(directory, structs.replace(candidate.sight, started=passed + fetched), candidate.total)
+            if left is None:
+                return None
+            directory = left
+        return directory
 
     def fetched_alone(self, address: Address, shelf: Shelf) -> Candidate | None:
         """The page that this replica fetched while Redis was away, if Redis has none that was fetched later."""
@@ -179,6 +184,7 @@ class Copies:
         if not self._validity.holds(proof, address.aoi_id) or self._ended_at(address.listing) > proof.at:
             return None
         now = self.as_of_messages(directory, proof)
+        now = None if now is None else self.as_of_fetches(now)
         if now is None:
             return None
         self._validity.seals.break_one(address.aoi_id)
@@ -214,12 +220,12 @@ class Copies:
         seen.append((candidate, proof.at))
         del seen[:-_MOST_MESSAGES]
         held = self._near.listing(address.listing)
-        if held is not None and not held.ended and contradicts(held.directory, candidate.sight, candidate.total):
+        if held is not None and not held.ended and self.as_of_fetches(held.directory) is not held.directory:
             self.end(address.listing)
             self._validity.seals.break_one(address.aoi_id)
 
     def forget_seen(self, listing: str, candidate: Candidate) -> None:
-        """Forget a page that Redis knows, or knows to be older than another."""
+        """Forget a page that Redis has compared with those before it."""
         seen = self._seen.get(listing, [])
         seen[:] = [one for one in seen if one[0] is not candidate]
         if not seen:

@@ -131,7 +131,8 @@ class TieredStore:
             return self._copies.keep(address, candidate, epoch, proof)
         if kept.directory is None or self._copies.adopt(address, kept.directory, kept.entry, check) is None:
             self._copies.end(address.listing)  # others have shown more, or may have: ask Redis
-        if kept.outcome != "purged":
+        # Of an older page, Redis' directory does not tell what it contradicts.
+        if kept.outcome == "kept":
             self._copies.forget_seen(address.listing, candidate)
         return kept
 
@@ -196,8 +197,8 @@ class TieredStore:
                 shelf = Shelf(shelf.epoch, kept.directory, kept.entry)
         if not self._validity.holds(proof, address.aoi_id):
             return shelf
-        if shelf.directory is not None and self._copies.is_outdated(shelf.directory):
-            return shelf._replace(directory=None, proof=proof)
+        if shelf.directory is not None:
+            shelf = shelf._replace(directory=self._copies.as_of_fetches(shelf.directory))
         if shelf.directory is not None:
             directory = self._copies.adopt(address, shelf.directory, shelf.entry, proof)
             if directory is None:

@@ -113,4 +113,12 @@ FOUND: dict[str, Schedule] = {
     "a soft purge is missed while the subscription is cut": _run(
         _ask(1.0, 0), _cut(2.0, 0), _purge(2.02, 1, aoi="a", soft=True), _kill(4.0, 4.0), _ask(4.6, 0), _ask(5.0, 0)
     ),
+    "a list returns to an earlier total after a replica that Redis left alone saw it change": _run(
+        _ask(1.0, 0), _hang(1.5, 1.0), _change(1.6, "shrink"), _ask(1.7, 1, 20), _change(1.9, "grow"), _ask(3.5, 0, 40),
+        _ask(3.7, 1)
+    ),
+    "a list returns to an earlier total before the page that shows it change is stored": _run(
+        _ask(1.0, 0), Event(1.4, "spikes", {"share": 0.2}), _change(1.5, "shrink"), _ask(1.55, 1, 20),
+        _change(1.65, "grow"), _ask(1.66, 0, 40), _ask(1.9, 1), _ask(2.3, 1), _ask(2.8, 1), seed=27,
+    ),
 }  # fmt: skip
