@@ -260,6 +260,13 @@ def after(known: Directory, page: Sight, total: int | None) -> Directory | None:
     return structs.replace(known, since=math.nextafter(page.started, math.inf), pages=pages)
 
 
+def precedes(page: Sight, total: int | None, known: Directory) -> bool:
+    """Tell whether a directory knows a later fetch of the same page, or one that shows another state."""
+    beaten = _contradicted(known, page, total)
+    same = known.seen(page.offset, page.limit)
+    return (beaten is not None and page.started < beaten) or (same is not None and page.started < same.started)
+
+
 def _contradicted(known: Directory, page: Sight, total: int | None) -> float | None:
     """When the latest of the fetches began that a page contradicts, None where there are none.
 

@@ -14,7 +14,7 @@ from msgspec import structs
 
 from gateway.clock import Clock
 from gateway.core.admission import Candidate
-from gateway.core.directory import Directory, after
+from gateway.core.directory import Directory, after, agree, precedes
 from gateway.core.entry import Entry
 from gateway.core.query import Address
 from gateway.stores.base import Kept, Shelf, ends_one, filed, unfiled
@@ -162,6 +162,8 @@ class Copies:
         """Keep a page in memory, by the proof of its own fetch."""
         if not self._validity.holds_fetch(proof, address.aoi_id):
             return Kept(unfiled(candidate, epoch), "purged")
+        if self._is_superseded(address, candidate, proof):
+            return Kept(unfiled(candidate, epoch), "older")
         held, known = self._near.listing(address.listing), self.known(address)
         if held is None or known is None or known.standing is not Standing.VALID or known.directory.epoch != epoch:
             held = known = None
@@ -178,6 +180,24 @@ class Copies:
         self.put_newer(entry)
         self._validity.seals.break_one(address.aoi_id)
         return Kept(entry, "kept", result.directory, ended=ends_one(before, result))
+
+    def _is_superseded(self, address: Address, candidate: Candidate, proof: Proof) -> bool:
+        """Whether memory knows a later fetch of this page, or one that shows another state, under whatever epoch."""
+        page, total = candidate.sight, candidate.total
+        held = self._near.listing(address.listing)
+        if (
+            held is not None and precedes(page, total, held.directory)
+            # Otherwise its dates do not compare with the page's.
+            and self._clock.steps in {proof.clock for proof in (held.proof, *held.pages.values())}
+        ):  # fmt: skip
+            return True
+        return any(
+            fetched > proof.at and (
+                other.total != total or not agree(page, other.sight)
+                or (page.offset, page.limit) == (other.sight.offset, other.sight.limit)
+            )
+            for other, fetched in self._seen.get(address.listing, ())
+        )  # fmt: skip
 
     def adopt(self, address: Address, directory: Directory, entry: Entry | None, proof: Proof) -> Directory | None:
         """Hold what Redis answered, as far as it is right now. Returns that, or None."""

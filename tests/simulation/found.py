@@ -121,4 +121,8 @@ FOUND: dict[str, Schedule] = {
         _ask(1.0, 0), Event(1.4, "spikes", {"share": 0.2}), _change(1.5, "shrink"), _ask(1.55, 1, 20),
         _change(1.65, "grow"), _ask(1.66, 0, 40), _ask(1.9, 1), _ask(2.3, 1), _ask(2.8, 1), seed=27,
     ),
+    "a fetch from before Redis failed arrives after one that began later": _run(
+        Event(0.9, "spikes", {"share": 0.2}), Event(0.95, "slow", {"seconds": 0.3}), _ask(1.0, 0, 0, 5),
+        _hang(1.03, 3.0), _change(1.3, "grow"), _ask(1.31, 0, 0, 20), _ask(1.9, 0, 0, 5), _ask(2.4, 0, 0, 5), seed=256,
+    ),
 }  # fmt: skip
