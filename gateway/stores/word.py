@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -157,9 +158,17 @@ class InvalidationSubscriber:
             self._run = run
             self.validity.begin_session(pinged)
             self._troubles = 0
-            beats = asyncio.create_task(self._beat(everything, subscription, upset, look))
+            beats = asyncio.create_task(self._beat(everything, upset, look))
+            pinged = -math.inf
             try:
                 while not beats.done():
+                    # Only this task uses the connection: redis-py reconnects where it finds it lost, and of two
+                    # attempts at the same time one connection would stay open.
+                    if (now := self._clock.monotonic()) - pinged >= _BEAT_SECONDS:
+                        pinged = now
+                        # Answered on the pub/sub connection, after every message that was published before.
+                        self._pinged.append(now)
+                        await subscription.ping()
                     await self._hear(subscription, listeners)
                     if self._run is None:
                         raise _OtherRun
@@ -208,13 +217,8 @@ class InvalidationSubscriber:
         self._run = None
         self.validity.end_session()
 
-    async def _beat(
-        self, everything: str, subscription: Any, upset: Callable[[], None], look: Callable[[], Awaitable[None]]
-    ) -> None:
+    async def _beat(self, everything: str, upset: Callable[[], None], look: Callable[[], Awaitable[None]]) -> None:
         for beat in itertools.count(1):
-            # The answer comes on the pub/sub connection, after every message that was published before.
-            self._pinged.append(self._clock.monotonic())
-            await subscription.ping()
             await self._clock.sleep(_BEAT_SECONDS)
             try:
                 if beat % _BEATS_PER_CLOCK == 0:
