@@ -250,14 +250,19 @@ def after(known: Directory, page: Sight, total: int | None) -> Directory | None:
     If the page shows another state than anything that was fetched before it, only what was fetched after it is left.
     The list may have returned to an earlier total since, which does not make the pages from before right again.
     """
-    if known.since > page.started:
-        return known
     if known.total == total and all(other.started > page.started or agree(page, other) for other in known.pages):
         return known
-    if known.confirmed <= page.started:
+    return fetched_after(known, page.started)
+
+
+def fetched_after(known: Directory, at: float) -> Directory | None:
+    """Leave of a directory what was fetched after a moment (Unix time); None if nothing is left."""
+    if known.since > at:
+        return known
+    if known.confirmed <= at:
         return None
-    pages = tuple(other for other in known.pages if other.started > page.started)
-    return structs.replace(known, since=math.nextafter(page.started, math.inf), pages=pages)
+    pages = tuple(other for other in known.pages if other.started > at)
+    return structs.replace(known, since=math.nextafter(at, math.inf), pages=pages)
 
 
 def precedes(page: Sight, total: int | None, known: Directory) -> bool:

@@ -8,13 +8,14 @@ replica has fetched itself counts at once, whether Redis was told or not.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from msgspec import structs
 
 from gateway.clock import Clock
 from gateway.core.admission import Candidate
-from gateway.core.directory import Directory, after, agree, precedes
+from gateway.core.directory import Directory, Sight, after, agree, fetched_after, precedes
 from gateway.core.entry import Entry
 from gateway.core.query import Address
 from gateway.stores.base import Kept, Shelf, ends_one, filed, unfiled
@@ -25,6 +26,8 @@ from gateway.stores.validity import Proof, Standing, Validity
 # This many messages of this many listings are remembered; what is older than a forgotten one is not believed.
 _MOST_MESSAGES = 16
 _MOST_LISTINGS = 10_000
+# And digests of ids of fetched pages of this many bytes.
+_MOST_ID_BYTES = 16 << 20
 
 
 class Known(NamedTuple):
@@ -64,6 +67,64 @@ class _Messages:
         return [message for when, message in self._of.get(listing, ()) if when >= at]
 
 
+class _OwnFetch(NamedTuple):
+    """What a fetch of this replica showed. `at` is when it was sent (monotonic)."""
+
+    page: Sight
+    total: int | None
+    at: float
+
+
+class _OwnFetches:
+    """What this replica has fetched and Redis has not compared with its directory yet.
+
+    Redis' directories do not take it into account, so they are compared with it here. What was forgotten is replaced by
+    its time: of what was fetched before that, nothing is known to be right.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[str, list[_OwnFetch]] = {}
+        self._forgotten: dict[str, float] = {}
+        self._all_forgotten = -math.inf
+        self._ids = 0
+
+    def note(self, listing: str, fetch: _OwnFetch) -> None:
+        """Remember a fetch."""
+        if (
+            (listing not in self._of and max(len(self._of), len(self._forgotten)) >= _MOST_LISTINGS)
+            or self._ids >= _MOST_ID_BYTES
+        ):  # fmt: skip
+            self._of.clear()
+            self._forgotten.clear()
+            self._all_forgotten = fetch.at
+            self._ids = 0
+        known = self._of.setdefault(listing, [])
+        known.append(fetch)
+        self._ids += len(fetch.page.ids)
+        if len(known) > _MOST_MESSAGES:
+            forgotten = known.pop(0)
+            self._ids -= len(forgotten.page.ids)
+            self._forgotten[listing] = max(forgotten.at, self._forgotten.get(listing, -math.inf))
+
+    def forget(self, listing: str, at: float, page: Sight) -> None:
+        """Forget a fetch that Redis' directories take into account from now on."""
+        known = self._of.get(listing, [])
+        left = [one for one in known if (one.at, one.page) != (at, page)]
+        self._ids -= len(page.ids) * (len(known) - len(left))
+        if left:
+            self._of[listing] = left
+        else:
+            self._of.pop(listing, None)
+
+    def of(self, listing: str) -> Sequence[_OwnFetch]:
+        """Give the fetches of a listing."""
+        return self._of.get(listing, ())
+
+    def forgotten(self, listing: str) -> float:
+        """Give the time of the latest fetch of a listing that was forgotten (monotonic)."""
+        return max(self._all_forgotten, self._forgotten.get(listing, -math.inf))
+
+
 class Copies:
     """Copies and their validity. `name` is that of this process, for generations that it knows alone."""
 
@@ -76,8 +137,7 @@ class Copies:
         # When a fetch of this replica, or a message, ended the generation of a listing.
         self._ended: dict[str, float] = {}
         self._all_ended = -math.inf
-        # What this replica has seen of listings later than Redis was told, and when it was fetched (monotonic).
-        self._seen: dict[str, list[tuple[Candidate, float]]] = {}
+        self._own = _OwnFetches()
 
     def stands(self, address: Address, shelf: Shelf) -> bool:
         """Tell whether what was found is still right: no purge, and no other generation, since its proof began."""
@@ -138,12 +198,12 @@ class Copies:
         """
         # Dated anew: the clock may have been set since.
         passed = self._clock.now() - self._clock.monotonic()
-        for candidate, fetched in self._seen.get(directory.listing, ()):
-            left = after(directory, structs.replace(candidate.sight, started=passed + fetched), candidate.total)
+        left = fetched_after(directory, passed + self._own.forgotten(directory.listing))
+        for fetch in self._own.of(directory.listing):
             if left is None:
                 return None
-            directory = left
-        return directory
+            left = after(left, structs.replace(fetch.page, started=passed + fetch.at), fetch.total)
+        return left
 
     def fetched_alone(self, address: Address, shelf: Shelf) -> Candidate | None:
         """The page that this replica fetched while Redis was away, if Redis has none that was fetched later."""
@@ -191,12 +251,14 @@ class Copies:
             and self._clock.steps in {proof.clock for proof in (held.proof, *held.pages.values())}
         ):  # fmt: skip
             return True
+        if self._own.forgotten(address.listing) >= proof.at:
+            return True
         return any(
-            fetched > proof.at and (
-                other.total != total or not agree(page, other.sight)
-                or (page.offset, page.limit) == (other.sight.offset, other.sight.limit)
+            other.at > proof.at and (
+                other.total != total or not agree(page, other.page)
+                or (page.offset, page.limit) == (other.page.offset, other.page.limit)
             )
-            for other, fetched in self._seen.get(address.listing, ())
+            for other in self._own.of(address.listing)
         )  # fmt: skip
 
     def adopt(self, address: Address, directory: Directory, entry: Entry | None, proof: Proof) -> Directory | None:
@@ -234,22 +296,15 @@ class Copies:
 
     def saw(self, address: Address, candidate: Candidate, proof: Proof) -> None:
         """End the generation in this process if the page shows another state, and do not take it from Redis again."""
-        if address.listing not in self._seen and len(self._seen) >= _MOST_LISTINGS:
-            self._seen.clear()
-        seen = self._seen.setdefault(address.listing, [])
-        seen.append((candidate, proof.at))
-        del seen[:-_MOST_MESSAGES]
+        self._own.note(address.listing, _OwnFetch(candidate.sight, candidate.total, proof.at))
         held = self._near.listing(address.listing)
         if held is not None and not held.ended and self.as_of_fetches(held.directory) is not held.directory:
             self.end(address.listing)
             self._validity.seals.break_one(address.aoi_id)
 
-    def forget_seen(self, listing: str, candidate: Candidate) -> None:
+    def note_shared(self, listing: str, candidate: Candidate, proof: Proof) -> None:
         """Forget a page that Redis has compared with those before it."""
-        seen = self._seen.get(listing, [])
-        seen[:] = [one for one in seen if one[0] is not candidate]
-        if not seen:
-            self._seen.pop(listing, None)
+        self._own.forget(listing, proof.at, candidate.sight)
 
     def end(self, listing: str) -> None:
         """End the generation of a listing in this process, and do not believe what was asked for before."""

@@ -133,7 +133,7 @@ class TieredStore:
             self._copies.end(address.listing)  # others have shown more, or may have: ask Redis
         # Of an older page, Redis' directory does not tell what it contradicts.
         if kept.outcome == "kept":
-            self._copies.forget_seen(address.listing, candidate)
+            self._copies.note_shared(address.listing, candidate, proof)
         return kept
 
     async def purge(self, aoi_id: str | None, *, soft: bool = False) -> None:
