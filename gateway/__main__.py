@@ -6,7 +6,7 @@ Nothing that takes long is imported before the signal handlers are in place.
 import errno
 import sys
 
-from gateway import startup
+from gateway.app import startup
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
     startup.open_standard_streams()
     code: object = 1
     try:
-        from gateway.cli import main as run  # noqa: PLC0415 - see above
+        from gateway.cli.main import main as run  # noqa: PLC0415 - see above
 
         code = run()
     except SystemExit as ended:

@@ -20,8 +20,8 @@ from urllib.parse import quote, quote_plus
 
 from redis.asyncio import Redis
 
-from gateway.core.entry import Entry
 from gateway.core.listing import parse_envelope, parse_listing
+from gateway.storage.entry import Entry
 
 if TYPE_CHECKING:
     from harness import Play, Reply

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from gateway.core.admission import Candidate
-from gateway.core.directory import Sight
-from gateway.core.entry import Entry, Reckoning
 from gateway.core.listing import ID_BYTES, NO_ID
 from gateway.core.query import Address, AssetsQuery
+from gateway.storage.base import Candidate
+from gateway.storage.entry import Entry, Reckoning
+from gateway.storage.listing_index import Sight
 
 
 def entry(key: str = "{a1}:page:s:offset=0&limit=10", *, now: float, started: float = 0.0, **fields: Any) -> Entry:

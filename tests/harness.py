@@ -28,12 +28,12 @@ from typing import Any
 import aiohttp
 from aftermath import judge
 
-from gateway.app import Gateway, Sockets
-from gateway.cli import main
-from gateway.clock import SystemClock
-from gateway.logs import LineWriter, configure
-from gateway.run import key_ring
-from gateway.settings import load
+from gateway.app.build import Gateway, Sockets
+from gateway.app.run import key_ring
+from gateway.cli.main import main
+from gateway.config.loading import load
+from gateway.core.clock import SystemClock
+from gateway.telemetry.log_writer import LineWriter, configure
 
 ROOT = Path(__file__).parents[1]
 # Held by no file, and odd enough to be found wherever it leaks: the slash and the plus change when encoded.

@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from gateway.mock_vendor import MockVendor
+from gateway.mock_vendor.server import MockVendor
 
 
 class HoldingVendor(MockVendor):

@@ -18,11 +18,11 @@ import redis
 from real_redis import RealRedis
 from virtual_time import VirtualTimeLoop
 
-from gateway.budgets import Budgets
-from gateway.core.bucket import Bucket
+from gateway.config.options import TeamOptions
 from gateway.core.errors import LimitReached, StoreDown
-from gateway.core.options import TeamOptions
-from gateway.stores.budgets import SharedBuckets
+from gateway.core.token_bucket import Bucket
+from gateway.storage.redis.shared_budgets import SharedBuckets
+from gateway.teams.budgets import Budgets
 
 _PREFIXES = count()
 # Redis' clock is not that of the replicas.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.clock import SystemClock
+from gateway.core.clock import SystemClock
 
 
 @pytest.fixture

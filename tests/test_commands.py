@@ -33,7 +33,7 @@ from harness import (
 from holding_vendor import HoldingVendor
 from real_redis import RealRedis
 
-from gateway.mock_vendor import MockVendor
+from gateway.mock_vendor.server import MockVendor
 
 KEY = {"GATEWAY_UPSTREAM__API_KEY": VENDOR_KEY}
 

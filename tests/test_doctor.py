@@ -24,13 +24,14 @@ from certificates import certificate_of_a_lenient_authority
 from harness import VENDOR_KEY, nobody_at, playing, run
 from real_redis import RealRedis, RealSentinel
 
-from gateway.cli import main
-from gateway.clock import SystemClock
-from gateway.doctor import Finding, examine, exit_code, show
-from gateway.doctor.wire import why
-from gateway.mock_vendor import MockVendor
-from gateway.run import key_ring
-from gateway.settings import load
+from gateway.app.run import key_ring
+from gateway.cli.main import main
+from gateway.config.loading import load
+from gateway.core.clock import SystemClock
+from gateway.doctor.network import why
+from gateway.doctor.report import Finding, exit_code, show
+from gateway.doctor.run import examine
+from gateway.mock_vendor.server import MockVendor
 
 PASSWORD = "r3dis-pass-word"
 GOOD_MEMORY = ("--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru")

@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from gateway import exposition
-from gateway.exposition import Numbers
+from gateway.telemetry import exposition
+from gateway.telemetry.exposition import Numbers
 
 
 def gauge(name: str, value: float, **labels: str) -> Numbers:

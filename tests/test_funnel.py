@@ -6,7 +6,7 @@ import fcntl
 import os
 import select
 
-from gateway.workers.funnel import Funnel
+from gateway.app.workers.log_pipe import Funnel
 
 
 def pour(funnel: Funnel) -> None:

@@ -1,4 +1,4 @@
-"""Imports point one way: cli -> app -> web -> cache -> {stores, flights, upstream} -> core."""
+"""Imports point in one direction, and some modules are pure (docs/architecture.md)."""
 
 from __future__ import annotations
 
@@ -10,84 +10,60 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "gateway"
-
-# What each room may import of the others. Only `run` and `app` see everything below the command line.
-ALLOWED: dict[str, set[str]] = {
-    "__main__": {"cli", "startup"},
-    "startup": set(),
-    "loop": set(),
-    "resolver": set(),
-    "cli": {"run", "preflight", "settings", "core", "tokens", "caller", "web", "warm", "progress", "clock"}
-    | {"argument_types", "doctor", "startup", "loop"},
-    "doctor": {"run", "settings", "upstream", "upstream_tls", "bodies", "stores", "web", "caller", "keys", "ports"}
-    | {"clock", "core", "loop", "resolver"},
-    "parts": {"clock"},
-    "preflight": {"settings", "tls", "upstream_tls", "stores"},
-    "run": {"preflight", "app", "settings", "mock_vendor", "logs", "last_words", "keys", "ports", "workers"}
-    | {"startup", "loop", "reload", "tls"},
-    "ports": {"app", "settings", "caller"},
-    "app": {"settings", "web", "backing", "redis_backing", "cache", "windows", "errands", "stretches", "upstream"}
-    | {"metrics", "status", "gathering", "subscribers", "parts", "workers", "journal", "logs", "keys", "reload", "tls"}
-    | {"clock", "core"},
-    "backing": {"stores", "flights", "gate", "budgets", "clock", "core"},
-    "redis_backing": {"backing", "url_file", "stores", "flights", "gate", "budgets", "clock", "core"},
-    "url_file": {"stores", "core", "clock"},
-    "web": {"cache", "prefetch", "core", "clock", "logs"},
-    "cache": {"windows", "errands", "stretches", "prefetch", "stores", "flights", "core", "clock"},
-    "prefetch": {"windows", "core"},
-    "stretches": {"windows", "errands", "core", "clock"},
-    "errands": {"stores", "flights", "core", "clock"},
-    "windows": {"stores", "core", "clock"},
-    "stores": {"core", "clock"},
-    "flights": {"core", "clock"},
-    "upstream": {"sending", "bodies", "connections", "resolver", "upstream_tls", "gate", "core", "clock", "keys"},
-    "bodies": {"core"},
-    "sending": {"bodies", "connections", "clock", "core"},
-    "connections": {"vendor_connection", "core"},
-    "vendor_connection": {"transport_state", "core"},
-    "transport_state": set(),
-    "budgets": {"core", "clock"},
-    "reload": {"settings", "web", "budgets", "errands", "keys", "key_files", "tls", "clock", "core"},
-    "gate": {"places", "core", "clock"},
-    "places": {"core"},
-    "settings": {"core"},
-    "metrics": {"core", "exposition"},
-    "exposition": set(),
-    "subscribers": set(),
-    "status": {"core", "clock"},
-    "gathering": {"metrics", "status", "exposition", "workers", "core"},
-    "workers": {"exposition", "startup", "clock", "core"},
-    "journal": {"core", "clock"},
-    "logs": {"core"},
-    "tls": {"clock", "core"},
-    "upstream_tls": set(),
-    "argument_types": {"core"},
-    "caller": {"core"},
-    "warm": {"caller", "core", "clock"},
-    "progress": {"warm"},
-    "tokens": {"core"},
-    "keys": set(),
-    "last_words": set(),
-    "key_files": {"keys", "core", "clock"},
-    "clock": set(),
-    "mock_vendor": set(),
-    "core": set(),
-}  # fmt: skip
-
-# Libraries that have one home, or a few.
-HOMES = {
-    "redis": {"stores", "doctor"},
-    "prometheus_client": {"metrics", "exposition", "app"},
-    "jinja2": {"web"},
-    "aiohttp": {"bodies", "sending", "connections", "vendor_connection", "web", "upstream", "upstream_tls", "resolver"}
-    | {"mock_vendor", "warm", "doctor"},
-    "rich": {"progress", "doctor"},
-}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
+# A package may import the packages of the lines above its own.
+LAYERS = [
+    {"core"},
+    {"config"},
+    {"telemetry"},
+    {"teams", "storage", "upstream"},
+    {"cache"},
+    {"http"},
+    {"app"},
+    {"doctor"},
+    {"cli"},
+    {"__main__"},
+]
+EXCEPTIONS = {
+    # It catches signals before anything that takes long to import.
+    "__main__": {"app", "cli"},
+    "mock_vendor": {"core"},
+}
+# The commands `demo` and `mock-vendor` run it.
+RUNS_THE_MOCK_VENDOR = {"app"}
 
-def room(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+# Libraries that are used in few places.
+HOMES = {
+    "redis": {"storage/redis", "doctor"},
+    "prometheus_client": {"telemetry", "app/build"},
+    "jinja2": {"http"},
+    "aiohttp": {"upstream", "http", "mock_vendor", "cli/warm", "doctor"},
+    "rich": {"cli/progress", "doctor"},
+}
+
+# Modules that decide by values that are passed in: no await, no clock, no network.
+PURE = [
+    "core/cache_control", "core/errors", "core/events", "core/hosts", "core/http_fields", "core/listing", "core/query",
+    "core/shared_bucket", "core/surrogates", "core/token_bucket", "core/validity_token",
+    "config/cross_checks", "config/names", "config/option_checks", "config/options", "config/store_url",
+    "config/toml_lines", "config/values",
+    "telemetry/aggregates", "telemetry/line_buffer", "telemetry/status/document", "telemetry/status/health",
+    "telemetry/status/latency", "telemetry/status/report", "telemetry/status/rolling", "telemetry/status/snapshot",
+    "telemetry/status/space_saving",
+    "teams/roster", "teams/tokens",
+    "storage/entry", "storage/epoch", "storage/eviction", "storage/listing_index",
+    "upstream/breaker", "upstream/classification", "upstream/connection_reuse", "upstream/page_identity",
+    "upstream/pause", "upstream/rejected_keys", "upstream/retry",
+    "cache/admission", "cache/crawl_detection", "cache/page_limits", "cache/page_template", "cache/policy",
+    "cache/signed_urls", "cache/windows",
+    "http/negotiation",
+]  # fmt: skip
+
+
+def module(path: Path) -> str:
+    """The path of a module below the package, without `.py`."""
+    return str(path.relative_to(PACKAGE).with_suffix("")).removesuffix("/__init__")
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -99,32 +75,60 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_one_way(path: Path) -> None:
-    here = room(path)
+def allowed(package: str) -> set[str]:
+    """The packages that modules of this one may import."""
+    if package in EXCEPTIONS:
+        return EXCEPTIONS[package] | {package}
+    found: set[str] = {package}
+    for layer in LAYERS:
+        if package in layer:
+            return found | (RUNS_THE_MOCK_VENDOR & {package} and {"mock_vendor"})
+        found |= layer
+    raise AssertionError(f"{package} has no layer")
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.parent != PACKAGE], ids=module)
+def test_a_module_imports_only_packages_of_lower_layers(path: Path) -> None:
+    package = module(path).split("/")[0]
     for name in imports(path):
         parts = name.split(".")
         if parts[0] == "gateway" and parts[1] != "__version__":
-            assert parts[1] == here or parts[1] in ALLOWED[here], f"{here} imports {name}"
+            assert parts[1] in allowed(package), f"{module(path)} imports {name}"
         elif parts[0] in HOMES:
-            assert here in HOMES[parts[0]], f"{here} imports {name}"
-        elif here == "core":
-            allowed = {"pydantic", "msgspec", "isal", "xxhash"}
-            assert parts[0] in sys.stdlib_module_names | allowed, f"core imports {name}"
+            homes = HOMES[parts[0]]
+            assert any(module(path).startswith(home) for home in homes), f"{module(path)} imports {name}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_time_chance_and_environment_come_from_one_place(path: Path) -> None:
-    wanted = {"time": {"clock", "mock_vendor"}, "random": {"app", "mock_vendor"}}
+def test_every_package_has_a_layer() -> None:
+    packages = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert packages == set().union(*LAYERS, EXCEPTIONS) - {"__main__"}
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_a_pure_module_has_no_await_and_no_library_that_waits(name: str) -> None:
+    path = PACKAGE / f"{name}.py"
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Await | ast.AsyncFunctionDef)]
+    third_party = {"pydantic", "msgspec", "isal", "xxhash"}
+    forbidden = {"time", "asyncio", "socket", "random", "aiohttp", "redis", "prometheus_client"}
+    for imported in imports(path):
+        top = imported.split(".")[0]
+        assert top in (sys.stdlib_module_names | third_party | {"gateway"}) - forbidden, f"{name} imports {imported}"
+        assert not imported.startswith("gateway.core.clock"), f"{name} imports the clock"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module)
+def test_time_randomness_and_environment_come_from_one_place(path: Path) -> None:
+    homes = {"time": ("core/clock", "mock_vendor/"), "random": ("app/build", "mock_vendor/")}
     for name in imports(path):
         top = name.split(".")[0]
-        assert room(path) in wanted.get(top, {room(path)}), f"{path.name} imports {top}"
-    if room(path) != "cli":
+        assert top not in homes or module(path).startswith(homes[top]), f"{module(path)} imports {top}"
+    if module(path) != "cli/main":
         assert "os.environ" not in path.read_text(encoding="utf-8")
 
 
 def test_every_string_can_be_encoded_as_python_3_13_requires_of_docstrings() -> None:
-    for path in PACKAGE.rglob("*.py"):
+    for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 node.value.encode()

@@ -14,8 +14,8 @@ import aiohttp
 import pytest
 from harness import until
 
-from gateway.mock_vendor import BadBehaviour, MockVendor
-from gateway.mock_vendor.server import MAX_RECORDED
+from gateway.mock_vendor.behaviour import BadBehaviour
+from gateway.mock_vendor.server import MAX_RECORDED, MockVendor
 
 KEY = "sesame"
 STARTED = 1_800_000_000.0

@@ -6,8 +6,8 @@ import asyncio
 
 from harness import PATIENCE
 
-from gateway.clock import SystemClock
-from gateway.parts import Parts
+from gateway.app.background_tasks import Parts
+from gateway.core.clock import SystemClock
 
 
 async def test_close_ends_a_task_that_loses_a_cancellation() -> None:

@@ -8,8 +8,8 @@ import pytest
 from entries import Facts
 
 from gateway.core.errors import UpstreamOverloaded
-from gateway.core.facts import UpstreamQueue
-from gateway.places import Places
+from gateway.core.events import UpstreamQueue
+from gateway.upstream.concurrency import Places
 
 
 class Guest:

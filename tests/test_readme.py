@@ -11,9 +11,9 @@ from typing import Any
 from harness import ROOT, Play
 from pydantic import BaseModel, SecretStr
 
-from gateway.core.options import TeamOptions
-from gateway.mock_vendor import MockVendor
-from gateway.settings import Settings
+from gateway.config.loading import Settings
+from gateway.config.options import TeamOptions
+from gateway.mock_vendor.server import MockVendor
 
 
 def shown(value: Any) -> str:

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from keptalive import Line, Raw, asks
 from real_redis import RealRedis
 
-from gateway.core.facts import RequestsReplayed
-from gateway.settings import load
-from gateway.tokens import new_token
+from gateway.config.loading import load
+from gateway.core.events import RequestsReplayed
+from gateway.teams.tokens import new_token
 
 ALPHA, ALPHA_DIGEST = new_token()
 BETA, BETA_DIGEST = new_token()

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple, get_args
 import msgspec
 import pytest
 
-from gateway.core import facts, snapshot
-from gateway.core.latency import BUCKETS
-from gateway.core.report import report
-from gateway.core.snapshot import Configuration, Life, Reload, Snapshot, State
-from gateway.core.status_document import Report
-from gateway.status import Status
-from gateway.web.status_view import view_of
+from gateway.core import events
+from gateway.http.status_view import view_of
+from gateway.telemetry.status import snapshot
+from gateway.telemetry.status.collector import Status
+from gateway.telemetry.status.document import Report
+from gateway.telemetry.status.latency import BUCKETS
+from gateway.telemetry.status.report import report
+from gateway.telemetry.status.snapshot import Configuration, Life, Reload, Snapshot, State
 
 STARTED = 1_800_000_000.0
 LIVE = Configuration("gateway.toml", STARTED, "d1")
@@ -38,8 +39,8 @@ class HandClock:
         raise NotImplementedError
 
 
-def served(status: int = 200, cache: str = "", **changed: Any) -> facts.RequestServed:
-    usual = facts.RequestServed("id-1", "assets", "GET", "alpha", "::1", "aoi-1", status, cache, 100, 0.0004, None)
+def served(status: int = 200, cache: str = "", **changed: Any) -> events.RequestServed:
+    usual = events.RequestServed("id-1", "assets", "GET", "alpha", "::1", "aoi-1", status, cache, 100, 0.0004, None)
     return usual._replace(**changed)
 
 
@@ -87,8 +88,8 @@ def test_many_at_once_come_to_the_same(process: Process) -> None:
     other = Process(HandClock(), Status(HandClock(), State(most_in_flight=64, most_queued=256, most_size=10**6)))
     process.tell(*(served(cache="hit", duration=seconds) for seconds in (0.0001, 0.0002, 0.0002, 40.0)))
     buckets = [1, 2, *[0] * (BUCKETS - 3), 1]
-    other.tell(facts.RequestsReplayed("GET", "alpha", 200, "hit", 4, 400, 40.0005, tuple(buckets)))
-    other.tell(facts.PagesReplayed({"aoi-1": 4}))
+    other.tell(events.RequestsReplayed("GET", "alpha", 200, "hit", 4, 400, 40.0005, tuple(buckets)))
+    other.tell(events.PagesReplayed({"aoi-1": 4}))
     assert other.report() == process.report()
     assert process.report().hits.p99 == 30.0
 
@@ -118,19 +119,19 @@ def test_recent_is_five_minutes_and_the_series_a_quarter_of_an_hour(process: Pro
 
 def test_the_vendor_redis_and_memory_as_they_stand(process: Process) -> None:
     process.tell(
-        facts.UpstreamCalled("200", 0.2, "team"), facts.UpstreamCalled("404", 0.2, "team"),
-        facts.UpstreamCalled("timeout", 10.0, "team"), facts.UpstreamCalled("429", 0.1, "team"),
-        facts.UpstreamCalled("reset", 0.1, "team", lost=True),
-        facts.UpstreamRetried("timeout"), facts.UpstreamQueue(3, 2),
-        *map(facts.UpstreamConnection, get_args(facts.ConnectionKind)[:2]), facts.UpstreamConnection("new"),
-        facts.UpstreamConnection("dirty"), facts.UpstreamFellShort("UpstreamTimeout", "no answer in time"),
-        facts.KeyLoaded(STARTED - 60),
-        facts.BreakerTurned("open"), facts.VendorPaused(STARTED + 30),
-        facts.RedisWent(up=False, reason="ConnectionError"), facts.RedisCommand("mget", "ok", 0.001),
-        facts.RedisCommand("mget", "timeout", 0.05), facts.TierLookup("redis", "hit"),
-        facts.TierLookup("redis", "error"), facts.TierLookup("memory", "hit"),
-        facts.MemoryTierSize(7, 5000), facts.Evicted(3), facts.AuthFailed("missing"), facts.LogDropped(4),
-        facts.LoopLag(0.004),
+        events.UpstreamCalled("200", 0.2, "team"), events.UpstreamCalled("404", 0.2, "team"),
+        events.UpstreamCalled("timeout", 10.0, "team"), events.UpstreamCalled("429", 0.1, "team"),
+        events.UpstreamCalled("reset", 0.1, "team", lost=True),
+        events.UpstreamRetried("timeout"), events.UpstreamQueue(3, 2),
+        *map(events.UpstreamConnection, get_args(events.ConnectionKind)[:2]), events.UpstreamConnection("new"),
+        events.UpstreamConnection("dirty"), events.UpstreamFellShort("UpstreamTimeout", "no answer in time"),
+        events.KeyLoaded(STARTED - 60),
+        events.BreakerTurned("open"), events.VendorPaused(STARTED + 30),
+        events.RedisWent(up=False, reason="ConnectionError"), events.RedisCommand("mget", "ok", 0.001),
+        events.RedisCommand("mget", "timeout", 0.05), events.TierLookup("redis", "hit"),
+        events.TierLookup("redis", "error"), events.TierLookup("memory", "hit"),
+        events.MemoryTierSize(7, 5000), events.Evicted(3), events.AuthFailed("missing"), events.LogDropped(4),
+        events.LoopLag(0.004),
     )  # fmt: skip
     told = process.report()
     vendor, redis = told.vendor, told.redis
@@ -151,7 +152,7 @@ def test_the_vendor_redis_and_memory_as_they_stand(process: Process) -> None:
     assert (told.process.credentials_refused_recent, told.process.log_lines_dropped) == (1, 4)
     codes = {finding.code for finding in told.verdict.findings}
     assert codes == {"breaker_open", "vendor_paused", "queueing", "log_dropped"}  # there is no Redis to be missed
-    process.tell(facts.VendorResumed(), facts.BreakerTurned("closed"))
+    process.tell(events.VendorResumed(), events.BreakerTurned("closed"))
     process.clock.passed += 30
     assert (process.report().vendor.paused_for, process.report().vendor.breaker) == (None, "closed")
 
@@ -160,28 +161,28 @@ def test_a_refused_key_is_the_verdict_until_one_is_taken(process: Process) -> No
     def judged() -> list[str]:
         return [finding.code for finding in process.report().verdict.findings]
 
-    refused = (facts.UpstreamCalled("401", 0.1, "team"), facts.KeyRefused(401), served(502, problem="upstream_auth"))
-    process.tell(facts.KeyLoaded(STARTED), facts.UpstreamCalled("200", 0.1, "team"))
+    refused = (events.UpstreamCalled("401", 0.1, "team"), events.KeyRefused(401), served(502, problem="upstream_auth"))
+    process.tell(events.KeyLoaded(STARTED), events.UpstreamCalled("200", 0.1, "team"))
     process.clock.passed += 5
     process.tell(*refused)
     process.clock.passed += 5
     assert judged() == ["key_refused"]
-    process.tell(facts.UpstreamCalled("200", 0.1, "team"))  # with the previous key
+    process.tell(events.UpstreamCalled("200", 0.1, "team"))  # with the previous key
     assert "key_sometimes_refused" in judged()
     process.clock.passed += 60
     assert judged() == []
     process.tell(*refused)
     process.clock.passed += 1
-    process.tell(facts.KeyLoaded(process.clock.now()))
+    process.tell(events.KeyLoaded(process.clock.now()))
     assert judged() == ["requests_failed"]
 
 
 def test_a_process_is_overworked_when_it_is_late_again_and_again(process: Process) -> None:
-    process.tell(*[facts.LoopLag(0.001)] * 18, facts.LoopLag(2.0))
+    process.tell(*[events.LoopLag(0.001)] * 18, events.LoopLag(2.0))
     assert process.report().verdict.findings == []
-    process.tell(facts.LoopLag(0.001))
+    process.tell(events.LoopLag(0.001))
     assert process.report().verdict.findings == []
-    process.tell(*[facts.LoopLag(0.4)] * 3)
+    process.tell(*[events.LoopLag(0.4)] * 3)
     [finding] = process.report().verdict.findings
     assert (finding.code, process.report().process.loop_lag.count) == ("overworked", 23)
     process.clock.passed += 66
@@ -201,10 +202,10 @@ def test_errors_and_aois_are_bounded_and_the_latest_come_first(process: Process)
 
 def test_workers_are_one_whoever_is_asked(process: Process) -> None:
     other = Process(HandClock(), Status(HandClock(), State(redis=True, most_in_flight=64, most_size=10**6)))
-    process.tell(*[served(cache="hit")] * 3, facts.MemoryTierSize(2, 100), facts.KeyLoaded(STARTED - 5))
-    process.tell(facts.UpstreamQueue(1, 0), served(500, request_id="mine"))
-    other.tell(served(cache="miss", team="beta"), facts.MemoryTierSize(3, 50), facts.KeyLoaded(STARTED - 9))
-    other.tell(facts.BreakerTurned("half_open"), facts.RedisWent(up=False, reason="gone"))
+    process.tell(*[served(cache="hit")] * 3, events.MemoryTierSize(2, 100), events.KeyLoaded(STARTED - 5))
+    process.tell(events.UpstreamQueue(1, 0), served(500, request_id="mine"))
+    other.tell(served(cache="miss", team="beta"), events.MemoryTierSize(3, 50), events.KeyLoaded(STARTED - 9))
+    other.tell(events.BreakerTurned("half_open"), events.RedisWent(up=False, reason="gone"))
     refused = Reload(STARTED + 1, successful=False, why="nonsense")
     two = other.snapshot(Configuration("gateway.toml", STARTED, "d2", refused), "leaving")
     there = report(snapshot.merged(process.snapshot(), snapshot.decode(snapshot.encode(two))), "host", "1")
@@ -227,7 +228,7 @@ def test_workers_are_one_whoever_is_asked(process: Process) -> None:
 
 def test_the_page_says_it_in_words(process: Process) -> None:
     process.tell(*[served(cache="hit")] * 1500, *[served(cache="miss", duration=1.5)] * 100)
-    process.tell(facts.MemoryTierSize(1234, 987_654), facts.KeyLoaded(STARTED - 93_784))
+    process.tell(events.MemoryTierSize(1234, 987_654), events.KeyLoaded(STARTED - 93_784))
     process.clock.passed = 90
     view = view_of(process.report())
     assert view.verdict == "Healthy: 94 % of requests answered without the vendor"

@@ -20,12 +20,12 @@ import trustme
 from aiohttp import web
 from harness import ROOT, Play, clean_environment, command, nobody_at, playing, run, spawn, until
 
-from gateway.caller import NotReached
-from gateway.cli import main
-from gateway.clock import SystemClock
-from gateway.mock_vendor import MockVendor
-from gateway.progress import shown
-from gateway.warm import Pace, Tally, ids_in, warm
+from gateway.app.admin_client import NotReached
+from gateway.cli.main import main
+from gateway.cli.progress import shown
+from gateway.cli.warm import Pace, Tally, ids_in, warm
+from gateway.core.clock import SystemClock
+from gateway.mock_vendor.server import MockVendor
 
 # What every play here but those about pace and patience is run with.
 QUICK: dict[str, Any] = {"rate": 10_000.0}

@@ -16,20 +16,20 @@ from harness import SteeredClock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.budgets import Budgets
-from gateway.cache import Answer, Cache
-from gateway.core.admission import Fetched
+from gateway.cache.chunks import Stretches
+from gateway.cache.fetcher import Errands
+from gateway.cache.handler import Answer, Cache
+from gateway.cache.lookup import Windows
+from gateway.cache.page_limits import Limits
+from gateway.config.options import Lifetimes
 from gateway.core.cache_control import VendorCaching
-from gateway.core.limits import Limits
 from gateway.core.listing import parse_listing
-from gateway.core.options import Lifetimes
 from gateway.core.query import AssetsQuery
-from gateway.errands import Errands
-from gateway.flights.lease import Alone
-from gateway.mock_vendor import MockVendor
-from gateway.stores.memory import MemoryStore
-from gateway.stretches import Stretches
-from gateway.windows import Windows
+from gateway.mock_vendor.server import MockVendor
+from gateway.storage.memory import MemoryStore
+from gateway.storage.redis.leases import Alone
+from gateway.teams.budgets import Budgets
+from gateway.upstream.classification import Fetched
 
 AOI = "a1"
 GENEROUS = 1000

@@ -1,1 +1,1 @@
-"""The pure part: values and functions of values. Nothing here waits, reads a clock or talks to the network."""
+"""Values that all packages share. Nothing here performs I/O."""

@@ -33,3 +33,8 @@ def collide(one: str, other: str) -> bool:
 def _address(host: str) -> str:
     lowered = host.lower()
     return "127.0.0.1" if lowered == "localhost" else lowered or "0.0.0.0"
+
+
+def reachable_host(host: str) -> str:
+    """A host to connect to where one is listened on: every host is reached by loopback."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)

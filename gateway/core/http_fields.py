@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC
-from email.utils import parsedate_to_datetime
+from email.utils import formatdate, parsedate_to_datetime
+from functools import lru_cache
 from typing import Protocol
 
 
@@ -23,3 +24,9 @@ def parse_http_date(text: str) -> float | None:
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
+
+
+@lru_cache(maxsize=2)
+def http_date(second: int) -> str:
+    """Unix time in whole seconds as it stands in a Date header; written once a second."""
+    return formatdate(second, usegmt=True)

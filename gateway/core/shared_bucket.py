@@ -44,7 +44,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gateway.core.bucket import TOLERANCE, Bucket
+from gateway.core.token_bucket import TOLERANCE, Bucket
 
 # Seconds of the rate that a process may admit without an answer of Redis, and the rate from which on it may.
 _AHEAD_SECONDS = 0.15

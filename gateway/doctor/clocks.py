@@ -12,7 +12,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
-from gateway.doctor.findings import Sheet
+from gateway.doctor.report import Sheet
 
 _WORTH_A_WORD, _TOO_FAR = 1.0, 5.0
 

@@ -8,11 +8,11 @@ import os
 import socket
 import sys
 
-from gateway.caller import is_gateway
-from gateway.core.options import OpsOptions, ServerOptions
-from gateway.doctor.findings import Sheet
-from gateway.doctor.wire import Place, why
-from gateway.web.listener import below_descriptor_limit
+from gateway.app.admin_client import is_gateway
+from gateway.config.options import OpsOptions, ServerOptions
+from gateway.doctor.network import Place, why
+from gateway.doctor.report import Sheet
+from gateway.http.listener import below_descriptor_limit
 
 
 async def examine_machine(sheet: Sheet, server: ServerOptions, ops: OpsOptions) -> None:

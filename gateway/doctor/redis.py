@@ -28,17 +28,16 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from gateway.clock import Clock
-from gateway.core.entry import FORMAT_VERSION
-from gateway.core.options import CacheOptions
-from gateway.core.store_url import StoreUrl, parse
+from gateway.config.options import CacheOptions
+from gateway.config.store_url import StoreUrl, parse
+from gateway.core.clock import Clock
 from gateway.doctor.clocks import Reading
-from gateway.doctor.findings import Sheet
-from gateway.doctor.rights import mend_for
-from gateway.doctor.wire import Place, check_names, connect, tls_trouble, why
-from gateway.stores.permissions import code, refused_commands
-from gateway.stores.redis_client import MasterIsDown, SentinelLoginRefused, close
-from gateway.stores.redis_client import connect as redis_client
+from gateway.doctor.network import Place, check_names, connect, tls_trouble, why
+from gateway.doctor.report import Sheet
+from gateway.storage.entry import FORMAT_VERSION
+from gateway.storage.redis.client import MasterIsDown, SentinelLoginRefused, close
+from gateway.storage.redis.client import connect as redis_client
+from gateway.storage.redis.permissions import code, refused_commands
 
 DNS, CONNECT, TLS, LOGIN = "redis DNS", "redis connect", "redis TLS", "redis login"
 VERSION, RIGHTS, MEMORY, SPEED = "redis version", "redis rights", "redis memory", "redis round trip"
@@ -285,3 +284,18 @@ def _tls_error(error: BaseException | None) -> BaseException | None:
     while error is not None and not isinstance(error, ssl.SSLError):
         error = error.__cause__ or error.__context__
     return error
+
+
+def mend_for(codes: set[str], prefix: str) -> str:
+    """Return the remedy for refusals with these codes."""
+    if "READONLY" in codes:
+        return "cache.url names a replica, which takes no writes: name the master, or ask Sentinels for it"
+    if "OOM" in codes:
+        return "it is full: maxmemory-policy allkeys-lru makes it forget by itself, or give it more maxmemory"
+    if "MISCONF" in codes:
+        return 'it cannot write its dump and refuses writes: mend its disk, or switch dumps off (save "")'
+    if "unknown command" in codes:
+        return "a command is renamed or disabled (rename-command in redis.conf): the gateway needs it by its own name"
+    if "LOADING" in codes:
+        return "it is still reading its dump: wait, or start it without one"
+    return f"`ACL SETUSER USER ~{prefix}:* &{prefix}:* +@read +@write +@pubsub +@scripting +@connection +info +time`"

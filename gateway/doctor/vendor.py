@@ -13,17 +13,17 @@ from typing import Literal, NamedTuple
 import aiohttp
 from yarl import URL
 
-from gateway.bodies import read_body
-from gateway.clock import Clock
+from gateway.config.options import UpstreamOptions
+from gateway.core.clock import Clock
 from gateway.core.errors import UpstreamError, UpstreamUnreachable
 from gateway.core.listing import MAX_ENVELOPE_BYTES, InvalidListing, parse_envelope, parse_listing
-from gateway.core.options import UpstreamOptions
 from gateway.core.query import AssetsQuery
 from gateway.doctor.clocks import Reading, from_date
-from gateway.doctor.findings import Sheet
-from gateway.keys import KeyRing, VendorKey
-from gateway.resolver import Resolver
-from gateway.upstream import client_session, request_headers
+from gateway.doctor.report import Sheet
+from gateway.upstream.body import read_body
+from gateway.upstream.client import client_session, request_headers
+from gateway.upstream.keys import KeyRing, VendorKey
+from gateway.upstream.resolver import Resolver
 
 Scheme = Literal["raw", "bearer"]
 Verdict = Literal["accepted", "refused", "unknown", "trouble"]

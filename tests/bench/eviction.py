@@ -16,7 +16,7 @@ from cachetools import FIFOCache, LFUCache, LRUCache
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from gateway.stores.s3fifo import S3Fifo
+from gateway.storage.eviction import S3Fifo
 
 PAGES = 20_000
 REQUESTS = 400_000

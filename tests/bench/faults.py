@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from harness import VENDOR_KEY, Process, spawn
 from real_redis import RealRedis
 
-from gateway.mock_vendor import MockVendor
+from gateway.mock_vendor.server import MockVendor
 
 SECONDS = 6.0
 WELL_SECONDS = 12.0

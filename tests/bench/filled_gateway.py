@@ -10,14 +10,15 @@ import uvloop
 from canned_vendor import Canned
 from cases import filled_aoi
 
-from gateway.app import Gateway, Sockets
-from gateway.core.admission import Fetched, admit
+from gateway.app.build import Gateway, Sockets
+from gateway.app.run import key_ring
+from gateway.cache.admission import admit
+from gateway.config.loading import load
 from gateway.core.cache_control import VendorCaching
 from gateway.core.listing import parse_listing
 from gateway.core.query import AssetsQuery
-from gateway.logs import LineWriter, configure, standard_output
-from gateway.run import key_ring
-from gateway.settings import load
+from gateway.telemetry.log_writer import LineWriter, configure, standard_output
+from gateway.upstream.classification import Fetched
 
 
 async def serve(file: str, pages: int) -> None:

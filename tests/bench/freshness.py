@@ -19,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from entries import entry
 
+from gateway.cache.policy import Fetch, ServeAndRefresh, decide, page_lifetime
+from gateway.config.options import Lifetimes
 from gateway.core.cache_control import VendorCaching
-from gateway.core.entry import Entry
 from gateway.core.listing import Listing
-from gateway.core.options import Lifetimes
-from gateway.core.policy import Fetch, ServeAndRefresh, decide, page_lifetime
+from gateway.storage.entry import Entry
 
 PAGES = 150
 HOURS = 4

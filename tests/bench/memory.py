@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from entries import address, candidate
 from msgspec import structs
 
-from gateway.clock import SystemClock
-from gateway.stores.memory import MemoryStore
+from gateway.core.clock import SystemClock
+from gateway.storage.memory import MemoryStore
 
 BOUND = 64 << 20
 SIZES = (100, 1000, 8800, 59_000, 400_000)

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from browser import browsing
 from harness import VENDOR_KEY, Play, playing
 
-from gateway.mock_vendor import MockVendor
+from gateway.mock_vendor.server import MockVendor
 
 WIDTH, HEIGHT = 1200, 1640
 # Teams with their share of the requests.

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from harness import VENDOR_KEY, Process, spawn
 from real_redis import RealRedis
 
-from gateway.mock_vendor import MockVendor
+from gateway.mock_vendor.server import MockVendor
 
 GATEWAYS = 3
 PAGES = 5

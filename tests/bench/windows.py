@@ -24,20 +24,20 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from harness import VENDOR_KEY, SteeredClock, spawn
 
-from gateway.budgets import Budgets
-from gateway.cache import Cache
-from gateway.core.admission import Fetched
+from gateway.cache.chunks import Stretches
+from gateway.cache.fetcher import Errands
+from gateway.cache.handler import Cache
+from gateway.cache.lookup import Windows
+from gateway.cache.page_limits import Limits
+from gateway.config.options import Lifetimes
 from gateway.core.cache_control import VendorCaching
-from gateway.core.limits import Limits
 from gateway.core.listing import parse_listing
-from gateway.core.options import Lifetimes
 from gateway.core.query import AssetsQuery
-from gateway.errands import Errands
-from gateway.flights.lease import Alone
-from gateway.mock_vendor import MockVendor
-from gateway.stores.memory import MemoryStore
-from gateway.stretches import Stretches
-from gateway.windows import Windows
+from gateway.mock_vendor.server import MockVendor
+from gateway.storage.memory import MemoryStore
+from gateway.storage.redis.leases import Alone
+from gateway.teams.budgets import Budgets
+from gateway.upstream.classification import Fetched
 
 AOIS = 20
 SIZES = (10, 20, 25, 50, 100)

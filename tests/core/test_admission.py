@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.admission import Fetched, admit
+from gateway.cache.admission import admit
+from gateway.config.options import Lifetimes
 from gateway.core.cache_control import VendorCaching
-from gateway.core.entry import Cap, Entry, Reckoning
 from gateway.core.listing import parse_listing
-from gateway.core.options import Lifetimes
 from gateway.core.query import AssetsQuery
+from gateway.storage.entry import Cap, Entry, Reckoning
+from gateway.upstream.classification import Fetched
 
 NOW = 1_792_000_000.0
 QUERY = AssetsQuery("a1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.breaker import Breaker, Pass
+from gateway.upstream.breaker import Breaker, Pass
 
 COOLDOWN = 5.0
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.bucket import Bucket
+from gateway.core.token_bucket import Bucket
 
 
 def test_so_many_at_once_and_then_so_many_a_second() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.connection_reuse import ReuseGuard, quiet_seconds
+from gateway.upstream.connection_reuse import ReuseGuard, quiet_seconds
 
 
 @pytest.mark.parametrize(

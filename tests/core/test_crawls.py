@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.core.crawls import Crawls
+from gateway.cache.crawl_detection import Crawls
 
 
 def rows(crawls: Crawls, *offsets: int, team: str = "a", limit: int = 10, listing: str = "l") -> list[int]:

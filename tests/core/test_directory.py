@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from gateway.core.directory import Directory, Filed, Sight, agree, decode, file
 from gateway.core.listing import ID_BYTES, Listing
+from gateway.storage.listing_index import Directory, Filed, Sight, agree, decode, file
 
 NOW = 1_000_000.0
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from isal import isal_zlib
 from msgspec import structs
 
-from gateway.core.entry import FORMAT_VERSION, CorruptEntry, Entry, ForeignVersion, Reckoning, compress, entity_tag
+from gateway.storage.entry import FORMAT_VERSION, CorruptEntry, Entry, ForeignVersion, Reckoning, compress, entity_tag
 
 WHOLE = entry(now=1_000_000.0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.key_holds import KeyHolds
+from gateway.upstream.rejected_keys import KeyHolds
 
 KEYS = ("k",)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.limits import Limits
+from gateway.cache.page_limits import Limits
 
 
 def learned(*seen: tuple[int, int, int], began: float = 0.0) -> Limits:

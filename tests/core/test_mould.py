@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.mould import Figures, Mould, Piece, decode_mould, render, take_mould
+from gateway.cache.page_template import Figures, Mould, Piece, decode_mould, render, take_mould
 
 PLAIN = b'{"assets":[{"a":1},{"a":2},{"a":3}],"pagination":{"total":9,"offset":4,"limit":3}}'
 

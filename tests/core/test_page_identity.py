@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.core.page_identity import Mismatch, page_identity
 from gateway.core.query import AssetsQuery
+from gateway.upstream.page_identity import Mismatch, page_identity
 
 QUERY = AssetsQuery("Aoi-1", 20)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.core.pause import Pause
+from gateway.upstream.pause import Pause
 
 
 def test_a_pause_goes_through_its_phases() -> None:

@@ -9,10 +9,10 @@ from entries import entry
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.cache.policy import Fetch, Lifetime, Serve, ServeAndRefresh, decide, not_found_lifetime, page_lifetime
+from gateway.config.options import Lifetimes
 from gateway.core.cache_control import VendorCaching
 from gateway.core.listing import Listing
-from gateway.core.options import Lifetimes
-from gateway.core.policy import Fetch, Lifetime, Serve, ServeAndRefresh, decide, not_found_lifetime, page_lifetime
 
 NOW = 1_000_000.0
 KEPT = entry(now=NOW)  # fresh for 10 s, then 10 s of grace, and kept for 30 s from now

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core import rolling, space_saving
-from gateway.core.facts import LATENCY_BOUNDS
-from gateway.core.latency import BUCKETS, quantiles
-from gateway.core.rolling import Rolling
-from gateway.core.space_saving import SpaceSaving
+from gateway.core.events import LATENCY_BOUNDS
+from gateway.telemetry.status import rolling, space_saving
+from gateway.telemetry.status.latency import BUCKETS, quantiles
+from gateway.telemetry.status.rolling import Rolling
+from gateway.telemetry.status.space_saving import SpaceSaving
 
 
 def test_rows_are_those_of_the_latest_slots_and_the_rest_is_past() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.signed_urls import last_use, link_expiries, link_expiry
+from gateway.cache.signed_urls import last_use, link_expiries, link_expiry
 
 ENDS = 1_792_000_000.0  # 2026-10-14T17:46:40Z
 

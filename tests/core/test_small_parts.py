@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.options import TeamOptions
-from gateway.core.retry import RetryBudget, backoff
-from gateway.core.teams import Roster, aoi_pattern
-from gateway.keys import KeyRing, VendorKey
+from gateway.config.options import TeamOptions
+from gateway.teams.roster import Roster, aoi_pattern
+from gateway.upstream.keys import KeyRing, VendorKey
+from gateway.upstream.retry import RetryBudget, backoff
 
 
 def test_a_token_finds_its_team_and_no_other() -> None:

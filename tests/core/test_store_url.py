@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.store_url import Login, parse
+from gateway.config.store_url import Login, parse
 
 SECRET = "s3cret"
 

@@ -18,8 +18,8 @@ from gateway.core.errors import (
     UpstreamRefusedKey,
 )
 from gateway.core.listing import render_envelope
-from gateway.core.vendor_answer import parse_retry_after, read_answer, wished_pause
-from gateway.keys import KeyRing
+from gateway.upstream.classification import parse_retry_after, read_answer, wished_pause
+from gateway.upstream.keys import KeyRing
 
 NOW = 1_792_000_000.0  # Wed, 14 Oct 2026 17:46:40 GMT
 PAGE = b'{"assets":[],"pagination":{"total":0,"offset":0,"limit":10}}'

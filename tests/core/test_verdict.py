@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.verdict import Vitals, percent, verdict
+from gateway.telemetry.status.health import Vitals, percent, verdict
 
 WELL: dict[str, Any] = {"recent": 100, "without_vendor": 94, "requests": 20}
 

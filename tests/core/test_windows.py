@@ -6,8 +6,8 @@ import pytest
 from entries import ids
 from msgspec import structs
 
-from gateway.core.directory import Directory, Sight
-from gateway.core.windows import Plan, plan
+from gateway.cache.windows import Plan, plan
+from gateway.storage.listing_index import Directory, Sight
 
 NOW = 1_000_000.0
 FRESH, GRACE, KEPT = (10.0, 20.0, 100.0), (-1.0, 20.0, 100.0), (-2.0, -1.0, 100.0)

@@ -17,7 +17,7 @@ from holding_vendor import HoldingVendor
 from load import Load, loading
 from tools import ROOT, parsed, passes, tool
 
-from gateway.settings import load
+from gateway.config.loading import load
 
 HAPROXY = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
 COMPOSE = ROOT / "deploy" / "compose.yml"

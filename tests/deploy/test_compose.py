@@ -11,8 +11,8 @@ import image
 from compose_file import COMPOSE, composed, mounts
 from tools import ROOT, parsed, passes, program
 
-from gateway.cli import _parser
-from gateway.settings import Loaded, load
+from gateway.cli.main import _parser
+from gateway.config.loading import Loaded, load
 
 PROMETHEUS = ROOT / "config" / "prometheus"
 UP = re.compile(r'\bup\{job="([^"]*)"\}')

@@ -10,8 +10,8 @@ import pytest
 from image import DOCKERFILE, environment, instructions, last_stage, only, settings
 from tools import ROOT, passes, program
 
-from gateway.cli import _parser
-from gateway.settings import ConfigurationError, load
+from gateway.cli.main import _parser
+from gateway.config.loading import ConfigurationError, load
 
 
 def test_the_dockerfile_passes_hadolint() -> None:

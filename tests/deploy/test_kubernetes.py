@@ -18,8 +18,8 @@ from kustomized import only, rendered
 from ruamel.yaml import YAML
 from tools import ROOT, documents, passes, program
 
-from gateway.cli import _parser
-from gateway.settings import Settings, load
+from gateway.cli.main import _parser
+from gateway.config.loading import Settings, load
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 BASE = KUBERNETES / "base"

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from promql import Known, exported
 from tools import ROOT, parsed, passes, tool
 
-from gateway.metrics import Metrics
+from gateway.telemetry.metrics import Metrics
 
 PROMETHEUS = ROOT / "config" / "prometheus"
 RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))

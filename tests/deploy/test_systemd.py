@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from tools import ROOT, passes, program, tool
 
-from gateway.cli import _parser
-from gateway.settings import load
+from gateway.cli.main import _parser
+from gateway.config.loading import load
 
 UNIT = ROOT / "deploy" / "systemd" / "pixxel-gateway.service"
 USERS = ROOT / "deploy" / "systemd" / "sysusers.conf"

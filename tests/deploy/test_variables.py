@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tools import ROOT
 
-from gateway.settings import load
+from gateway.config.loading import load
 
 SETTING = re.compile(r"\bGATEWAY_[A-Z0-9_]+")
 FILES = [

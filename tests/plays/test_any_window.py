@@ -11,7 +11,7 @@ from harness import PATIENCE, Play, Reply, hit, playing, until
 from real_redis import RealRedis
 from redis.asyncio import Redis
 
-from gateway.mock_vendor import MockVendor
+from gateway.mock_vendor.server import MockVendor
 
 AOI = "a1"
 TOTAL = 150

@@ -18,7 +18,7 @@ from real_redis import RealRedis
 from redis.asyncio import Redis
 from wire import answers, request, until_closed
 
-from gateway.core import teams
+from gateway.teams import roster
 
 TOKEN = "pgw_" + "Tt-0_" * 8 + "xyz"
 DIGEST = hashlib.sha256(TOKEN.encode()).hexdigest()
@@ -29,7 +29,7 @@ def of_a_team(vendor: HoldingVendor, **more: Any) -> dict[str, Any]:
     return {
         "upstream.base_url": vendor.url,
         "cache.prefetch": 0,
-        "teams.alpha.token_sha256": [DIGEST],
+        "roster.alpha.token_sha256": [DIGEST],
         **{name.replace("__", "."): value for name, value in more.items()},
     }
 
@@ -80,7 +80,7 @@ async def test_tokens_are_compared_by_digest_in_constant_time(
             compared.append((known, given))
             return hmac.compare_digest(known, given)
 
-    monkeypatch.setattr(teams, "hmac", Watched)
+    monkeypatch.setattr(roster, "hmac", Watched)
     vendor.set_assets("shown", [])
     async with playing(of_a_team(vendor)) as play:
         assert (await play.page("shown", X_API_Key=TOKEN)).status == 200

@@ -13,7 +13,7 @@ from holding_vendor import HoldingVendor
 from real_redis import RealRedis
 from relay import relaying
 
-from gateway.tokens import new_token
+from gateway.teams.tokens import new_token
 
 ALPHA, ALPHA_DIGEST = new_token()
 BETA, BETA_DIGEST = new_token()

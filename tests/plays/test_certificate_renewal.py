@@ -19,7 +19,7 @@ from group import working
 from harness import PATIENCE, Play, playing, until
 from holding_vendor import HoldingVendor
 
-from gateway.settings import load
+from gateway.config.loading import load
 
 pytestmark = pytest.mark.usefixtures("vendor")
 AUTHORITY = trustme.CA()

@@ -14,7 +14,7 @@ import trustme
 from harness import VENDOR_KEY, Play, playing, spawn, until
 from wire import answers, request, until_closed
 
-from gateway.mock_vendor import MockVendor
+from gateway.mock_vendor.server import MockVendor
 
 HIDDEN = request(path=b"/v0/aois/hidden/assets")
 LAST = request(b"Connection: close")

@@ -10,7 +10,7 @@ import pytest
 import trustme
 from harness import Play, playing
 
-from gateway.mock_vendor import MockVendor
+from gateway.mock_vendor.server import MockVendor
 
 TOKEN, OTHER = "pgw_" + "a" * 43, "pgw_" + "b" * 43
 

@@ -15,7 +15,7 @@ from holding_vendor import HoldingVendor
 from real_redis import RealRedis
 from telling_vendor import a_telling_vendor
 
-from gateway.tokens import new_token
+from gateway.teams.tokens import new_token
 
 AOI = "a1"
 DONE = {"status": "success"}

@@ -11,9 +11,9 @@ from harness import PATIENCE, VENDOR_KEY, Play, playing, until
 from holding_vendor import HoldingVendor
 from keptalive import Line, asks
 
-from gateway.settings import load
-from gateway.tokens import new_token
-from gateway.web.server import GatewayServer, Protocol
+from gateway.config.loading import load
+from gateway.http.protocol import GatewayServer, Protocol
+from gateway.teams.tokens import new_token
 
 AOI = "a1"
 TOKEN, DIGEST = new_token()

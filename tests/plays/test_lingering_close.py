@@ -16,7 +16,7 @@ from keptalive import asks
 from raw_vendor import listing, raw_vendor, saying, whole
 from wire import answers
 
-from gateway.web import lingering
+from gateway.http import protocol
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -120,8 +120,8 @@ async def test_no_response_is_lost_over_tls(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sends", [True, False])
 async def test_a_client_that_never_closes_is_cut_off(sends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lingering, "_IDLE_SECONDS", 60.0 if sends else 0.1)
-    monkeypatch.setattr(lingering, "_TOTAL_SECONDS", 0.3 if sends else 60.0)
+    monkeypatch.setattr(protocol, "_IDLE_SECONDS", 60.0 if sends else 0.1)
+    monkeypatch.setattr(protocol, "_TOTAL_SECONDS", 0.3 if sends else 60.0)
     async with raw_vendor(saying(whole(PAGE))) as vendor, playing({"upstream.base_url": vendor.url}) as play:
         (listener,) = play.gateway._listeners
         reader, writer = await asyncio.open_connection("127.0.0.1", play.port)

@@ -18,8 +18,8 @@ import pytest
 from harness import PATIENCE, ROOT, VENDOR_KEY, clean_environment, command, parse_metrics, until
 from holding_vendor import HoldingVendor
 
-from gateway.core.line_buffer import LineBuffer
-from gateway.logs import LineWriter
+from gateway.telemetry.line_buffer import LineBuffer
+from gateway.telemetry.log_writer import LineWriter
 
 pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a full disk to write to")
 DROPPED = "gateway_log_dropped_total"

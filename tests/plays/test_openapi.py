@@ -22,8 +22,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from gateway.core.query import QueryRules
-from gateway.mock_vendor import MockVendor
-from gateway.web.openapi import document
+from gateway.http.openapi import document
+from gateway.mock_vendor.server import MockVendor
 
 Case = schemathesis.Case[Any]
 T = TypeVar("T")

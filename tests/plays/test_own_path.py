@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire import answers, request, until_closed
 
-from gateway.mock_vendor import MockVendor
+from gateway.mock_vendor.server import MockVendor
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

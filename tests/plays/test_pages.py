@@ -8,7 +8,7 @@ import re
 import pytest
 from harness import VENDOR_KEY, Play, playing
 
-from gateway.mock_vendor import MockVendor
+from gateway.mock_vendor.server import MockVendor
 
 PROMISED = {
     "Content-Type", "Content-Length", "ETag", "Vary", "Age", "Cache-Control", "Cache-Status",

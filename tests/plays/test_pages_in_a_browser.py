@@ -10,7 +10,7 @@ from browser import Browser, browsing
 from harness import VENDOR_KEY, Play, playing
 from tools import tool
 
-from gateway.mock_vendor import MockVendor
+from gateway.mock_vendor.server import MockVendor
 
 TOKEN = "pgw_" + "a" * 43
 PHONE = 360

@@ -24,7 +24,7 @@ from redis.asyncio import Redis
 from relay import relaying
 
 from gateway.core.errors import StoreDown
-from gateway.mock_vendor import MockVendor
+from gateway.mock_vendor.server import MockVendor
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

@@ -12,8 +12,8 @@ import pytest
 from harness import PATIENCE, VENDOR_KEY, Play, Process, parse_metrics, playing, spawn
 from holding_vendor import HoldingVendor
 
-from gateway.settings import load
-from gateway.tokens import new_token
+from gateway.config.loading import load
+from gateway.teams.tokens import new_token
 
 ALPHA, ALPHA_DIGEST = new_token()
 BETA, BETA_DIGEST = new_token()

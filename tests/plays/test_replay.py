@@ -19,10 +19,10 @@ from keptalive import Line, Raw, asks
 from real_redis import RealRedis
 from relay import relaying
 
-from gateway.core.facts import RequestsReplayed
+from gateway.config.loading import load
+from gateway.core.events import RequestsReplayed
 from gateway.core.query import AssetsQuery
-from gateway.settings import load
-from gateway.tokens import new_token
+from gateway.teams.tokens import new_token
 
 AOI = "a1"
 PAGE = asks(f"/v0/aois/{AOI}/assets")

@@ -15,8 +15,8 @@ from keptalive import Line, asks
 from real_redis import RealRedis
 from redis.asyncio import Redis
 
-from gateway.mock_vendor import MockVendor
-from gateway.web.exchange import ClientNames
+from gateway.http.request_context import ClientNames
+from gateway.mock_vendor.server import MockVendor
 
 FIELDS = {
     "ts",

@@ -16,9 +16,9 @@ import pytest
 from harness import playing, spawn
 from tools import tool
 
-from gateway.mock_vendor import MockVendor
-from gateway.web.meanings import by_code
-from gateway.web.problems import CODES
+from gateway.http.errors import CODES
+from gateway.http.pages import by_code
+from gateway.mock_vendor.server import MockVendor
 
 TOKEN = "pgw_" + "t" * 43
 

@@ -15,7 +15,7 @@ from harness import REDIS_ENVIRON, VENDOR_KEY, Process, Reply, spawn, until
 from real_redis import RealRedis
 from redis.asyncio import Redis
 
-from gateway.mock_vendor import MockVendor
+from gateway.mock_vendor.server import MockVendor
 
 
 class Fleet:

@@ -67,7 +67,10 @@ def test_the_entry_point_imports_nothing_that_takes_long_before_signals_are_caug
         "print(sorted(name for name in set(sys.modules) - before))"
     )
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert shown.stdout.strip() == "['__future__', 'errno', 'gateway', 'gateway.__main__', 'gateway.startup']"
+    assert (
+        shown.stdout.strip()
+        == "['__future__', 'errno', 'gateway', 'gateway.__main__', 'gateway.app', 'gateway.app.startup']"
+    )
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

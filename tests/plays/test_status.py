@@ -21,9 +21,9 @@ from group import Connection, working
 from harness import PATIENCE, VENDOR_KEY, Play, playing, until
 from multidict import CIMultiDict
 
-from gateway.core.status_document import Report
-from gateway.mock_vendor import MockVendor
-from gateway.web.status_view import View
+from gateway.http.status_view import View
+from gateway.mock_vendor.server import MockVendor
+from gateway.telemetry.status.document import Report
 
 PATHS = ("/status", "/status.json", "/status/events")
 ADMIN, CLIENT = "pgw_" + "a" * 43, "pgw_" + "b" * 43
@@ -189,7 +189,7 @@ async def test_what_a_client_sends_is_text_on_the_page(vendor: MockVendor) -> No
 async def test_events_are_made_once_for_all_and_for_nobody_not_at_all(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.web.events._EVERY_SECONDS", 0.2)
+    monkeypatch.setattr("gateway.http.server_sent_events._EVERY_SECONDS", 0.2)
     broadcast = play.gateway._status_pages._broadcast
     assert broadcast._making is None
     async with AsyncExitStack() as stack:
@@ -221,8 +221,8 @@ async def test_events_are_made_once_for_all_and_for_nobody_not_at_all(
 async def test_a_viewer_that_does_not_read_is_let_go_and_holds_nothing_up(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.web.events._EVERY_SECONDS", 0.001)
-    monkeypatch.setattr("gateway.web.events._SLOW_SECONDS", 0.2)
+    monkeypatch.setattr("gateway.http.server_sent_events._EVERY_SECONDS", 0.001)
+    monkeypatch.setattr("gateway.http.server_sent_events._SLOW_SECONDS", 0.2)
     broadcast = play.gateway._status_pages._broadcast
     with socket.socket() as stuck:
         stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -248,7 +248,7 @@ async def test_a_failure_while_making_events_ends_them_and_is_logged(
 ) -> None:
     async with viewing(play) as viewer:
         await viewer.event()
-        monkeypatch.setattr("gateway.web.status.view_of", lambda _: 1 / 0)  # a planted mistake
+        monkeypatch.setattr("gateway.http.status_pages.view_of", lambda _: 1 / 0)  # a planted mistake
         assert await viewer.ended()
     assert (await play.get("/status/events")).status == 503
     assert b"ZeroDivisionError" in await play.said()

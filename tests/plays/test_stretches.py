@@ -12,7 +12,7 @@ from harness import Play, Reply, hit, playing, until
 from holding_vendor import HoldingVendor
 from real_redis import RealRedis
 
-from gateway.tokens import new_token
+from gateway.teams.tokens import new_token
 
 AOI = "a1"
 

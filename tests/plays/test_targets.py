@@ -11,7 +11,7 @@ import pytest_asyncio
 from harness import VENDOR_KEY, Play, playing
 from wire import Answer, answers, request, until_closed
 
-from gateway.mock_vendor import MockVendor
+from gateway.mock_vendor.server import MockVendor
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

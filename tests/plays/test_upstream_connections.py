@@ -24,10 +24,10 @@ from proxy import Proxy, proxying
 from raw_vendor import Answer, RawVendor, raw_vendor, whole
 from relay import relaying
 
-from gateway import vendor_connection
-from gateway.connections import VendorConnector
-from gateway.transport_state import bytes_received
-from gateway.vendor_connection import VendorConnection
+from gateway.upstream import connection
+from gateway.upstream.connection import VendorConnection
+from gateway.upstream.connection_pool import VendorConnector
+from gateway.upstream.transport_state import bytes_received
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -460,8 +460,8 @@ async def test_an_idle_connection_is_closed_after_its_time(staged: Staged) -> No
 
 @two_ways
 async def test_a_connection_is_closed_after_its_last_request(staged: Staged, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert vendor_connection._MOST_REQUESTS == 1000
-    monkeypatch.setattr(vendor_connection, "_MOST_REQUESTS", 3)
+    assert connection._MOST_REQUESTS == 1000
+    monkeypatch.setattr(connection, "_MOST_REQUESTS", 3)
     async with staged(right) as stage:
         for number in range(4):
             await stage.get(f"a{number}")

@@ -17,7 +17,7 @@ from aftermath import aftermath, calls
 from harness import PATIENCE, VENDOR_KEY, Play, Reply, nobody_at, playing, until
 from holding_vendor import HoldingVendor
 
-from gateway.mock_vendor import MockVendor
+from gateway.mock_vendor.server import MockVendor
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

@@ -17,7 +17,7 @@ from group import Connection, Group, working
 from harness import until
 from real_redis import RealRedis
 
-from gateway.mock_vendor import MockVendor
+from gateway.mock_vendor.server import MockVendor
 
 PAGE = "/v0/aois/shown/assets"
 ANSWERED = 'gateway_http_requests_total{code="200",method="GET",route="assets",team="anonymous"}'

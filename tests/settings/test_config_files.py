@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from gateway.settings import ConfigurationError, Loaded, Settings, load, schema, schema_text
-from gateway.settings.names import Keys, dotted
+from gateway.config.loading import ConfigurationError, Loaded, Settings, load
+from gateway.config.names import Keys, dotted
+from gateway.config.schema import schema, schema_text
 
 jsonschema: Any = importlib.import_module("jsonschema")  # which has no types
 

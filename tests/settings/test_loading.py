@@ -8,14 +8,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from gateway.settings import (
-    ConfigurationError,
-    Loaded,
-    Settings,
-    find_file,
-    load,
-    read_secret,
-)
+from gateway.config.loading import ConfigurationError, Loaded, Settings, find_file, load, read_secret
 
 KEY = {"GATEWAY_UPSTREAM__API_KEY": "vendor-key"}
 DIGEST = "ab" * 32

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.settings.toml_lines import find_lines, nearest
+from gateway.config.toml_lines import find_lines, nearest
 
 # ~~~ stands for the quotes that would end this literal.
 TEXT = r'''# a comment with [brackets] and = signs

@@ -11,8 +11,7 @@ import hiredis
 import pytest
 from real_redis import RealRedis
 
-from gateway.flights import lease
-from gateway.stores import budgets, epochs, redis, shared
+from gateway.storage.redis import epochs, leases, shared_budgets, shared_pause, store
 from simulation.redis_server import RedisServer
 from simulation.virtual import VirtualLoop
 
@@ -29,10 +28,10 @@ SUITE: dict[str, list[list[Any]]] = {
         ["SET", "h", "now a string"], ["GET", "h"],
     ],
     "answers of scripts": [
-        ["EVAL", "return {1, 'two', false, 3.7, {4}}", 0], ["EVAL", "return redis.call('GET', KEYS[1])", 1, "none"],
-        ["EVAL", "return redis.call('SET', KEYS[1], ARGV[1])", 1, "k", "v"], ["EVAL", "return KEYS[2] == nil", 1, "k"],
-        ["EVAL", "return redis.call('TYPE', KEYS[1])['ok']", 1, "k"], ["EVAL", "return nil", 0],
-        ["EVAL", "local found = redis.pcall('HMGET', KEYS[1], 'x') return found['err'] ~= nil", 1, "k"],
+        ["EVAL", "return {1, 'two', false, 3.7, {4}}", 0], ["EVAL", "return store.call('GET', KEYS[1])", 1, "none"],
+        ["EVAL", "return store.call('SET', KEYS[1], ARGV[1])", 1, "k", "v"], ["EVAL", "return KEYS[2] == nil", 1, "k"],
+        ["EVAL", "return store.call('TYPE', KEYS[1])['ok']", 1, "k"], ["EVAL", "return nil", 0],
+        ["EVAL", "local found = store.pcall('HMGET', KEYS[1], 'x') return found['err'] ~= nil", 1, "k"],
     ],
     "the tokens of an epoch": [
         ["EVAL", epochs._MINT, 1, "e", "p.s", 100], ["EVAL", epochs._MINT, 1, "e", "q.t", 100],
@@ -42,26 +41,26 @@ SUITE: dict[str, list[list[Any]]] = {
     ],
     "compare and store": [
         ["SET", "aoi", "p.s"], ["SET", "all", "P.S"],
-        ["EVAL", redis._FILE, 4, "aoi", "list", "page", "all", "p.s", "", "directory-1 and more", 9000, "body", 9000,
+        ["EVAL", store._FILE, 4, "aoi", "list", "page", "all", "p.s", "", "directory-1 and more", 9000, "body", 9000,
          100, "m", "channel", 1, "P.S"],
-        ["EVAL", redis._FILE, 4, "aoi", "list", "page", "all", "p.s", "other", "directory-2", 9000, "body2", 9000,
+        ["EVAL", store._FILE, 4, "aoi", "list", "page", "all", "p.s", "other", "directory-2", 9000, "body2", 9000,
          100, "m", "channel", 1, "P.S"],
-        ["EVAL", redis._FILE, 4, "aoi", "list", "page", "all", "old", "directory-1 and ", "d", 9000, "b", 9000, 100,
+        ["EVAL", store._FILE, 4, "aoi", "list", "page", "all", "old", "directory-1 and ", "d", 9000, "b", 9000, 100,
          "m", "channel", 1, "P.S"],
-        ["EVAL", redis._FILE, 4, "aoi", "list", "page", "all", "p.s", "directory-1 and ", "d", 9000, "b", 9000, 100,
+        ["EVAL", store._FILE, 4, "aoi", "list", "page", "all", "p.s", "directory-1 and ", "d", 9000, "b", 9000, 100,
          "m", "channel", 1, "old"],
-        ["EVAL", redis._FILE, 3, "aoi", "list", "page", "p.s", "directory-1 and ", "d", 9000, "b", 9000, 100, "m",
+        ["EVAL", store._FILE, 3, "aoi", "list", "page", "p.s", "directory-1 and ", "d", 9000, "b", 9000, 100, "m",
          "channel", 1, "old"],
         ["MGET", "list", "page"],
     ],
     "leases, pauses and budgets": [
-        ["SET", "l", "me", "PX", 3000, "NX"], ["EVAL", lease._RENEW, 1, "l", "you", 3000],
-        ["EVAL", lease._RENEW, 1, "l", "me", 3000], ["EVAL", lease._END, 1, "l", "me", "channel", "m"], ["GET", "l"],
-        ["EVAL", shared._PAUSE, 1, "pause", "100.5", 9000, "channel", "m"],
-        ["EVAL", shared._PAUSE, 1, "pause", "99.5", 9000, "channel", "m"],
-        ["EVAL", shared._RESUME, 1, "pause", "100.5", "channel", "m"], ["GET", "pause"],
-        ["EVAL", budgets._SETTLE, 1, "budget", 0.001, 5, 0, 0, 3, 0, 0, 6000],
-        ["EVAL", budgets._SETTLE, 1, "budget", 0.001, 5, 2, 0, 3, 1, 1, 6000],
+        ["SET", "l", "me", "PX", 3000, "NX"], ["EVAL", leases._RENEW, 1, "l", "you", 3000],
+        ["EVAL", leases._RENEW, 1, "l", "me", 3000], ["EVAL", leases._END, 1, "l", "me", "channel", "m"], ["GET", "l"],
+        ["EVAL", shared_pause._PAUSE, 1, "pause", "100.5", 9000, "channel", "m"],
+        ["EVAL", shared_pause._PAUSE, 1, "pause", "99.5", 9000, "channel", "m"],
+        ["EVAL", shared_pause._RESUME, 1, "pause", "100.5", "channel", "m"], ["GET", "pause"],
+        ["EVAL", shared_budgets._SETTLE, 1, "budget", 0.001, 5, 0, 0, 3, 0, 0, 6000],
+        ["EVAL", shared_budgets._SETTLE, 1, "budget", 0.001, 5, 2, 0, 3, 1, 1, 6000],
     ],
     "what is unknown": [["NOSUCHCOMMAND"], ["PING"], ["PUBLISH", "channel", "nobody listens"]],
     "messages": [["SUBSCRIBE", "c1"], ["PING"], ["UNSUBSCRIBE", "c1"], ["PING"]],

@@ -18,13 +18,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway import app
-from gateway.app import Gateway, Sockets
-from gateway.clock import SystemClock
-from gateway.core.facts import RequestsReplayed
-from gateway.logs import LineWriter
-from gateway.run import key_ring
-from gateway.settings import load
+from gateway.app import build
+from gateway.app.build import Gateway, Sockets
+from gateway.app.run import key_ring
+from gateway.config.loading import load
+from gateway.core.clock import SystemClock
+from gateway.core.events import RequestsReplayed
+from gateway.telemetry.log_writer import LineWriter
 from simulation.oracle import Answer, Oracle, Violation
 from simulation.redis_server import RedisServer
 from simulation.schedule import AOIS, SECONDS, Event, Schedule
@@ -420,7 +420,7 @@ SOFT = True
 @contextmanager
 def _seeded(rng: random.Random) -> Iterator[None]:
     """Replace what is random."""
-    module: Any = app
+    module: Any = build
     token_hex, urandom, disabled = secrets.token_hex, os.urandom, logging.root.manager.disable
     document = module.document
     secrets.token_hex = lambda nbytes=None: rng.randbytes(nbytes or 32).hex()

@@ -13,14 +13,14 @@ from harness import REDIS_TIMEOUT, SteeredClock
 from msgspec import structs
 from real_redis import RealRedis
 
-from gateway.stores.base import Kept, Store
-from gateway.stores.memory import MemoryStore, Shelves
-from gateway.stores.redis import RedisStore
-from gateway.stores.redis_calls import RedisCalls
-from gateway.stores.redis_client import Client, Connections, connect
-from gateway.stores.tiered import TieredStore
-from gateway.stores.validity import Validity
-from gateway.stores.word import InvalidationSubscriber
+from gateway.storage.base import Kept, Store
+from gateway.storage.memory import MemoryStore, Shelves
+from gateway.storage.redis.client import Client, Connections, connect
+from gateway.storage.redis.commands import RedisCalls
+from gateway.storage.redis.invalidation import InvalidationSubscriber
+from gateway.storage.redis.store import RedisStore
+from gateway.storage.tiered import TieredStore
+from gateway.storage.validity import Validity
 
 HERE = address()
 

@@ -6,14 +6,13 @@ import tracemalloc
 
 from entries import Facts, address, candidate
 
-from gateway.clock import SystemClock
-from gateway.core.admission import Candidate
-from gateway.core.directory import Directory
+from gateway.core.clock import SystemClock
 from gateway.core.query import Address
-from gateway.stores.base import filed
-from gateway.stores.copies import Copies
-from gateway.stores.memory import Shelves
-from gateway.stores.validity import Proof, Validity
+from gateway.storage.base import Candidate, filed
+from gateway.storage.listing_index import Directory
+from gateway.storage.local_copies import Copies
+from gateway.storage.memory import Shelves
+from gateway.storage.validity import Proof, Validity
 
 
 class _Replica:

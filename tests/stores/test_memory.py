@@ -5,8 +5,8 @@ from __future__ import annotations
 from entries import Facts, address, candidate, entry
 from harness import SteeredClock
 
-from gateway.core.facts import Evicted, MemoryTierSize
-from gateway.stores.memory import MemoryStore, Shelves
+from gateway.core.events import Evicted, MemoryTierSize
+from gateway.storage.memory import MemoryStore, Shelves
 
 
 def test_what_is_used_stays_and_what_passes_through_goes() -> None:

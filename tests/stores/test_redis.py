@@ -15,11 +15,11 @@ from real_redis import RealRedis
 from redis.asyncio import Redis
 
 from gateway.core.errors import StoreDown
-from gateway.core.facts import CorruptValue, RedisCommand, RedisWent
-from gateway.stores.base import Kept
-from gateway.stores.redis import RedisStore
-from gateway.stores.redis_calls import RedisCalls
-from gateway.stores.redis_client import BadStoreUrl, Connections, connect
+from gateway.core.events import CorruptValue, RedisCommand, RedisWent
+from gateway.storage.base import Kept
+from gateway.storage.redis.client import BadStoreUrl, Connections, connect
+from gateway.storage.redis.commands import RedisCalls
+from gateway.storage.redis.store import RedisStore
 
 HERE = address()
 NAME = f"test:1:{HERE.page}"

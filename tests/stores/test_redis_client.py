@@ -15,12 +15,12 @@ from real_redis import RealRedis
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from gateway.config.store_url import parse
 from gateway.core.errors import StoreDown
-from gateway.core.store_url import parse
-from gateway.stores.permissions import code
-from gateway.stores.redis_calls import RedisCalls
-from gateway.stores.redis_client import close, connect
-from gateway.stores.redis_credentials import StoreCredentials
+from gateway.storage.redis.client import close, connect
+from gateway.storage.redis.commands import RedisCalls
+from gateway.storage.redis.credentials import StoreCredentials
+from gateway.storage.redis.permissions import code
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 8, 13, 21, 34, 55])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.stores.s3fifo import S3Fifo
+from gateway.storage.eviction import S3Fifo
 
 NAMES = st.sampled_from([f"n{number}" for number in range(12)])
 STEPS = st.lists(

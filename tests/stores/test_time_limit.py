@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.stores.time_limit import within
+from gateway.storage.time_limit import within
 
 
 async def fails(after: asyncio.Event) -> None:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire import request
 
-from gateway.web.parser import Request, StrictParser
-from gateway.web.problems import Problem
+from gateway.http.errors import Problem
+from gateway.http.parser import Request, StrictParser
 
 LIMIT = 4
 

@@ -1,0 +1,1 @@
+"""Compose the gateway from its configuration, run its processes, and reload it."""

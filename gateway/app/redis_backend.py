@@ -1,0 +1,72 @@
+"""Redis behind a gateway: pages that replicas share, and what they agree on. Imported where there is Redis only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from gateway.app.backends import Backing
+from gateway.config.options import CacheOptions, TeamOptions, UpstreamOptions
+from gateway.config.store_url import parse
+from gateway.core.clock import Clock
+from gateway.core.events import Observe
+from gateway.storage.entry import FORMAT_VERSION
+from gateway.storage.memory import Shelves
+from gateway.storage.redis.client import Connections, connect
+from gateway.storage.redis.commands import RedisCalls
+from gateway.storage.redis.credentials import StoreCredentials
+from gateway.storage.redis.invalidation import InvalidationSubscriber
+from gateway.storage.redis.leases import Leases
+from gateway.storage.redis.shared_budgets import SharedBuckets
+from gateway.storage.redis.shared_pause import SharedPause
+from gateway.storage.redis.store import RedisStore
+from gateway.storage.redis.url_file import UrlFile
+from gateway.storage.tiered import TieredStore
+from gateway.storage.validity import Validity
+from gateway.teams.budgets import Budgets
+from gateway.upstream.guard import Gate
+
+
+def around_redis(
+    url: str,
+    memory: int,
+    cache: CacheOptions,
+    upstream: UpstreamOptions,
+    teams: Mapping[str, TeamOptions],
+    *,
+    scope: str,
+    read: Callable[[str], str | None],
+    clock: Clock,
+    observe: Observe,
+) -> Backing:
+    """Build what stands on Redis at `url`, with so many bytes of `memory` in front of it.
+
+    `scope` names vendor and account; `read` returns the secret in a file, None when there is none, or raises OSError.
+    """
+    connections = Connections()
+    credentials = StoreCredentials(parse(url))
+    client = connect(url, cache.redis_timeout, connections, credentials)
+    prefix = f"{cache.key_prefix}:{FORMAT_VERSION}:"
+    calls = RedisCalls(client, timeout=cache.redis_timeout, clock=clock, observe=observe, prefix=prefix)
+    far = RedisStore(calls, connections, prefix=cache.key_prefix, clock=clock, observe=observe)
+    validity = Validity(max_age=cache.memory_max_age, clock=clock)
+    single = url.startswith(("redis://", "rediss://"))
+    word = InvalidationSubscriber(calls, far, validity, clock, single=single)
+    near = Shelves(memory, observe)
+    store = TieredStore(near, far, word, clock=clock, observe=observe)
+    leases = Leases(calls.run, prefix=far.prefix, clock=clock)
+    pause = SharedPause(calls, far.epochs, prefix=far.prefix, scope=scope, clock=clock)
+    gate = Gate(upstream, pause, clock=clock, observe=observe)
+    pause.listener = gate.hear
+    budgets = Budgets(teams, SharedBuckets(calls, prefix=far.prefix, timeout=cache.redis_timeout), clock)
+    listeners = {far.channel: store.hear, leases.channel: leases.hear, pause.channel: pause.hear}
+    listening = partial(word.run, listeners, store.invalidate_all, pause.look)
+    following = None
+    if cache.url_file is not None:
+        url_file = UrlFile(cache.url_file, credentials, read=read, clock=clock)
+        credentials.refresh_with(url_file.refresh)
+        following = url_file.follow
+    return Backing(
+        store, store.seals, leases, gate, budgets, near.tell, listening, following,
+        adopt_url=lambda other: credentials.adopt(parse(other)),
+    )  # fmt: skip

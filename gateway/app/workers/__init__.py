@@ -1,0 +1,1 @@
+"""Several processes that serve together: the supervisor, and the messages between its workers."""

@@ -1,0 +1,68 @@
+"""What this process knows of itself, or all workers of themselves, put together for whoever asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from gateway.app.workers.client import Peers
+from gateway.telemetry import exposition
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.status import snapshot
+from gateway.telemetry.status.collector import Status
+from gateway.telemetry.status.snapshot import Configuration, Life, Snapshot
+
+
+class Gathering:
+    """Metrics and the status page's figures; of the other workers too, where there are `peers`.
+
+    `tell` has that told which is counted first and told in bulk. `configuration` and `life` give which configuration is
+    live, and where in its life the process is.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        status: Status,
+        peers: Peers | None,
+        *,
+        tell: Callable[[], None],
+        configuration: Callable[[], Configuration],
+        life: Callable[[], Life],
+    ) -> None:
+        self._metrics = metrics
+        self._status = status
+        self._peers = peers
+        self._tell = tell
+        self._configuration = configuration
+        self._life = life
+
+    async def numbers(self) -> bytes:
+        """The metrics of this process."""
+        self._tell()
+        return exposition.encode(await self._metrics.numbers())
+
+    def snapshot(self) -> bytes:
+        """The status page's figures of this process."""
+        return snapshot.encode(self._mine())
+
+    async def scrape(self, accept: str) -> tuple[bytes, str]:
+        """The metrics of all for an Accept header: body and content type."""
+        if self._peers is None:
+            self._tell()
+            return await exposition.rendered(await self._metrics.numbers(), accept)
+        told = await self._peers.numbers()
+        return await exposition.rendered(await exposition.merged_over(map(exposition.decode, told)), accept)
+
+    async def status(self) -> Snapshot:
+        """The status page's figures of all."""
+        others = [] if self._peers is None else await self._peers.snapshots()
+        whole = self._mine()
+        for other in others:
+            whole = snapshot.merged(whole, snapshot.decode(other))
+            await asyncio.sleep(0)  # each takes a millisecond or so, and requests come in between
+        return whole
+
+    def _mine(self) -> Snapshot:
+        self._tell()
+        return self._status.snapshot(self._configuration(), self._life())

@@ -1,0 +1,1 @@
+"""Answer requests for pages from the cache or the vendor."""

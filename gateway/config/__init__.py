@@ -1,0 +1,1 @@
+"""The configuration: options, their sources, and the checks of their values."""

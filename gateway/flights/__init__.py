@@ -1,1 +1,0 @@
-"""One fetch per page at a time, whoever asks for it."""

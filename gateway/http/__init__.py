@@ -1,0 +1,1 @@
+"""The HTTP server: parsing, routing, and the endpoints."""

@@ -1,0 +1,1 @@
+"""Answer a request whose bytes were answered before without parsing it again."""

@@ -1,0 +1,86 @@
+"""An answer as it will be sent, whoever sends it: aiohttp for a request that it has parsed, or `server` itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Literal
+
+import msgspec
+from aiohttp import web
+
+from gateway.cache.handler import Answer
+from gateway.core.query import AssetsQuery
+from gateway.http.page_request import Asking
+
+# Which bytes of an entry are an answer's body.
+Part = Literal["body", "gzipped", "nothing"]
+
+# More of a body than this is sent in pieces, as fast as its client takes it, and not copied whole for each.
+PIECE = 65_536
+
+# A vendor's 4xx is passed on whether it has a name or not.
+_REASONS = {status.value: status.phrase for status in HTTPStatus}
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """What an answer with a page was made of."""
+
+    query: AssetsQuery
+    answer: Answer
+    part: Part
+
+
+class Reply(msgspec.Struct):
+    """A page, or that the client has it already (304, without a body).
+
+    `origin` tells how to answer so again, None where that takes more than writing it.
+    """
+
+    asking: Asking
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    origin: Origin | None = None
+
+    @property
+    def sent(self) -> bytes:
+        """What goes out behind the head."""
+        return b"" if self.asking.method == "HEAD" else self.body
+
+    def head(self, headers: Mapping[str, str], *, closes: bool = False) -> bytes:
+        """The head with these headers, as aiohttp writes it; `closes` tells that the connection ends with it."""
+        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+        if self.status != 304:
+            lines.append(f"Content-Length: {len(self.body)}\r\n")
+        if closes:
+            lines.append("Connection: close\r\n")
+        return f"HTTP/1.1 {self.status} {_REASONS.get(self.status, '')}\r\n{''.join(lines)}\r\n".encode()
+
+
+def reply_of(asking: Asking, response: web.Response) -> Reply:
+    """The same answer as a Reply; one that is no page."""
+    body = response.body
+    return Reply(asking, response.status, dict(response.headers), body if isinstance(body, bytes) else b"")
+
+
+class Page(web.Response):
+    """A Reply for aiohttp to send."""
+
+    def __init__(self, reply: Reply) -> None:
+        if reply.status == 304:
+            super().__init__(status=304, headers=reply.headers)
+        else:
+            super().__init__(status=reply.status, body=reply.body, headers=reply.headers)
+        self.reply = reply
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send the body, and end."""
+        body, writer = self.body, self._payload_writer
+        if isinstance(body, bytes) and len(body) > PIECE and writer is not None and not self._must_be_empty_body:
+            whole = memoryview(body)
+            for start in range(0, len(body), PIECE):
+                await writer.write(whole[start : start + PIECE])
+            await web.StreamResponse.write_eof(self)
+        else:
+            await super().write_eof(data)

@@ -1,0 +1,1 @@
+"""Stores of pages: in memory, in Redis, and both together."""

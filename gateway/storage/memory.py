@@ -1,0 +1,245 @@
+"""Pages in the process, bounded in bytes."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from gateway.core.clock import Clock
+from gateway.core.events import Evicted, MemoryTierSize, Observe, TierLookup
+from gateway.core.query import Address
+from gateway.core.validity_token import Seals
+from gateway.storage.base import Candidate, Kept, Shelf, ends_one, filed, unfiled
+from gateway.storage.entry import Entry
+from gateway.storage.epoch import survives_purges
+from gateway.storage.eviction import S3Fifo
+from gateway.storage.listing_index import Directory, contradicts
+from gateway.storage.validity import NO_PROOF, Proof
+
+# Beyond so many AOIs purged one by one, their epochs are forgotten by a purge of everything: a miss, never an old page.
+_MOST_EPOCHS = 10_000
+
+
+class MemoryStore:
+    """A Store on its own; `max_bytes` bounds what it holds.
+
+    `purge_others` purges the stores of other processes that serve together with this one, or raises StoreDown; its
+    second argument tells whether the purge is soft.
+    """
+
+    def __init__(
+        self,
+        max_bytes: int,
+        clock: Clock,
+        observe: Observe,
+        purge_others: Callable[[str | None, bool], Awaitable[None]] | None = None,
+    ) -> None:
+        self._shelves = Shelves(max_bytes, observe)
+        self.seals = Seals()
+        self._purge_others = purge_others
+        self._clock = clock
+        self._observe = observe
+        self._everything = _next_pair("", soft=False)
+        self._of_aoi: dict[str, str] = {}
+
+    def proof(self) -> Proof:
+        """Nothing has to be proved: nobody else changes what is here."""
+        return NO_PROOF
+
+    def stands(self, address: Address, shelf: Shelf) -> bool:
+        """Tell whether nothing was purged, and no generation ended, since."""
+        now = self._shelf(address)
+        return now.epoch == shelf.epoch and _generation(now) == _generation(shelf)
+
+    def directory(self, address: Address) -> Directory | None:
+        """What is known of the listing."""
+        return self._shelves.directory(address.listing, self._epoch(address.aoi_id))
+
+    def glance(self, address: Address) -> Shelf:
+        """What there is for the address."""
+        return self._shelf(address)
+
+    async def look_up(self, address: Address) -> Shelf:
+        """What there is for the address."""
+        shelf = self._shelf(address)
+        self._observe(TierLookup("memory", "miss" if shelf.entry is None else "hit"))
+        return shelf
+
+    async def ask(self, address: Address) -> Shelf:
+        """What there is for the address."""
+        return await self.look_up(address)
+
+    def copies(self, names: Sequence[str], epoch: str) -> list[Entry] | None:
+        """The entries of these names, if they are all here."""
+        return self._shelves.entries(names, epoch, self._clock.now())
+
+    async def read(self, address: Address, pages: Sequence[str], epoch: str) -> list[Entry] | None:  # noqa: ARG002 - as Store says
+        """The same: there is nowhere else to look."""
+        return self.copies(pages, epoch)
+
+    def use(self, names: Iterable[str]) -> None:
+        """Count a use of what is in memory."""
+        self._shelves.use(names)
+
+    def hold(self, entry: Entry) -> None:
+        """Hold what was made of others."""
+        self._shelves.put_entry(entry)
+
+    def saw(self, address: Address, candidate: Candidate, proof: Proof) -> None:  # noqa: ARG002 - as Store says
+        """Forget the directory that the page contradicts."""
+        known = self._shelf(address).directory
+        if known is not None and contradicts(known, candidate.sight, candidate.total):
+            self._shelves.drop(address.listing)
+            self.seals.break_one(address.aoi_id)
+
+    async def keep(self, address: Address, candidate: Candidate, epoch: str, proof: Proof | None = None) -> Kept:  # noqa: ARG002 - as Store says
+        """File and keep a page. Nothing is awaited in between, which makes it one step."""
+        if epoch != self._epoch(address.aoi_id):
+            return Kept(unfiled(candidate, epoch), "purged")
+        known = self._shelf(address).directory
+        result, entry = filed(address, known, candidate, epoch, self._clock.now())
+        if result.outcome == "older":
+            return Kept(entry, "older")
+        self._shelves.put_directory(result.directory)
+        self._shelves.put_entry(entry)
+        self.seals.break_one(address.aoi_id)
+        return Kept(entry, "kept", result.directory, ended=ends_one(known, result))
+
+    async def purge(self, aoi_id: str | None, *, soft: bool = False) -> None:
+        """Purge here, and then in the other processes. Raises StoreDown when one of them did not confirm it."""
+        self.purge_here(aoi_id, soft=soft)
+        if self._purge_others is not None:
+            await self._purge_others(aoi_id, soft)
+
+    def purge_here(self, aoi_id: str | None, *, soft: bool = False) -> None:
+        """Begin a new epoch; what was kept under the old one is dropped as it is met, or for want of room."""
+        if aoi_id is None or (aoi_id not in self._of_aoi and len(self._of_aoi) >= _MOST_EPOCHS):
+            self._everything = _next_pair(self._everything, soft=soft and aoi_id is None)
+            if not soft or aoi_id is not None:
+                self._of_aoi.clear()
+                self._shelves.clear()
+            self.seals.break_all()
+        if aoi_id is not None:
+            self._of_aoi[aoi_id] = _next_pair(self._of_aoi.get(aoi_id, ""), soft=soft)
+            self.seals.break_one(aoi_id)
+
+    def tell(self) -> None:
+        """Tell how much is held."""
+        self._shelves.tell()
+
+    async def close(self) -> None:
+        """Forget everything."""
+        self._shelves.clear()
+
+    def _epoch(self, aoi_id: str) -> str:
+        return f"{self._everything}/{self._of_aoi.get(aoi_id, '')}"
+
+    def _shelf(self, address: Address) -> Shelf:
+        epoch = self._epoch(address.aoi_id)
+        directory = self._shelves.directory(address.listing, epoch)
+        return Shelf(epoch, directory, self._shelves.entry(address.page, epoch, self._clock.now()))
+
+
+def _next_pair(pair: str, *, soft: bool) -> str:
+    """Replace both tokens of an epoch's pair, or the second alone (see `core.epoch`)."""
+    return f"{pair.partition('.')[0] if soft else secrets.token_hex(8)}.{secrets.token_hex(8)}"
+
+
+def _generation(shelf: Shelf) -> str | None:
+    return None if shelf.directory is None else shelf.directory.generation
+
+
+Window = tuple[int, int]
+
+
+class ListingCopy(NamedTuple):
+    """A directory, and when it was checked against Redis (see `TieredStore`).
+
+    `pages` are the proofs of pages that were fetched without Redis, by offset and limit. `ended` tells that the
+    generation has ended: no page of it is fresh any more.
+    """
+
+    directory: Directory
+    proof: Proof = NO_PROOF
+    pages: Mapping[Window, Proof] = {}
+    ended: bool = False
+
+
+class Shelves:
+    """Entries and directories within a bound of bytes."""
+
+    def __init__(self, max_bytes: int, observe: Observe) -> None:
+        self._held: S3Fifo[Entry | ListingCopy] = S3Fifo(max_bytes, self._note_eviction)
+        self._entries = 0
+        self._evicted = 0
+        self._observe = observe
+
+    def entry(self, page: str, epoch: str, now: float) -> Entry | None:
+        """Give the entry of a page, if nothing but softly was purged since, and it is not past its last use."""
+        held = self._held.get(page)
+        if not isinstance(held, Entry):
+            return None
+        if now >= held.last_use or not survives_purges(held.epoch, epoch):
+            self.drop(page)
+            return None
+        return held
+
+    def entries(self, names: Sequence[str], epoch: str, now: float) -> list[Entry] | None:
+        """The entries of all these names, or none."""
+        found = []
+        for name in names:
+            entry = self.entry(name, epoch, now)
+            if entry is None:
+                return None
+            found.append(entry)
+        return found
+
+    def listing(self, listing: str) -> ListingCopy | None:
+        """Give the directory of a listing, whatever its epoch, with its proof."""
+        held = self._held.get(listing)
+        return held if isinstance(held, ListingCopy) else None
+
+    def directory(self, listing: str, epoch: str) -> Directory | None:
+        """Give the directory of a listing, if it is of this epoch."""
+        held = self.listing(listing)
+        return held.directory if held is not None and held.directory.epoch == epoch else None
+
+    def use(self, names: Iterable[str]) -> None:
+        """Count a use of what is held under these names."""
+        for name in names:
+            self._held.get(name)
+
+    def put_entry(self, entry: Entry) -> None:
+        """Hold an entry, unless it alone is beyond the bound."""
+        new = self._held.put(entry.key, entry, entry.size)  # which counts down what it evicts
+        self._entries += new
+
+    def put_directory(self, directory: Directory) -> None:
+        """Hold a directory that needs no proof."""
+        self.put_listing(ListingCopy(directory))
+
+    def put_listing(self, copy: ListingCopy) -> None:
+        """Hold a directory with its proof."""
+        self._held.put(copy.directory.listing, copy, copy.directory.size)
+
+    def drop(self, name: str) -> None:
+        """Let go of an entry or a directory."""
+        self._entries -= isinstance(self._held.pop(name), Entry)
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._held.clear()
+        self._entries = 0
+
+    def tell(self) -> None:
+        """Tell how much is held, and how many entries went for want of room since this was called last."""
+        self._observe(MemoryTierSize(self._entries, self._held.size))
+        if self._evicted:
+            self._observe(Evicted(self._evicted))
+            self._evicted = 0
+
+    def _note_eviction(self, held: Entry | ListingCopy) -> None:
+        if isinstance(held, Entry):
+            self._entries -= 1
+            self._evicted += 1

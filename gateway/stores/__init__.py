@@ -1,1 +1,0 @@
-"""Where entries are kept: in the process, in Redis, or in both."""

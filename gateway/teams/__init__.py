@@ -1,0 +1,1 @@
+"""Teams of clients: tokens, permissions and budgets."""

@@ -1,0 +1,1 @@
+"""Requests to the vendor, and when they may be sent."""
