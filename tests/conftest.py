@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from aftermath import nothing_left
 from harness import VENDOR_KEY, Play, playing
 from holding_vendor import HoldingVendor
 from hypothesis import HealthCheck, settings
+from invariants import nothing_left
 from real_redis import RealRedis
 
 # How long an example takes tells of the machine and of whatever else runs on it.

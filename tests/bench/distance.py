@@ -23,7 +23,7 @@ from pathlib import Path
 import aiohttp
 import trustme
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from contenders import TOKEN, Place, Server, canned_vendor, exit_on_sigterm, free_port, gateway, nginx, program
 

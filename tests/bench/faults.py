@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from harness import VENDOR_KEY, Process, spawn
 from real_redis import RealRedis

@@ -21,7 +21,7 @@ from urllib.request import urlopen
 
 import aiohttp
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import wrk
 from accounting import cpu_seconds

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from urllib.request import urlopen
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import wrk
 from cases import FILLED, SMALL

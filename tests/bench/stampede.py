@@ -13,7 +13,7 @@ from pathlib import Path
 
 import aiohttp
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from harness import VENDOR_KEY, Process, spawn
 from real_redis import RealRedis
