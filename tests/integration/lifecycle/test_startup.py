@@ -126,7 +126,7 @@ def test_process_1_obeys_sigterm_while_the_configuration_is_read(tmp_path: Path)
 # A gateway that never becomes ready, and says when it waits.
 STUCK = """
 import asyncio, sys
-from gateway.app import Gateway
+from gateway.app.build import Gateway
 from gateway import __main__
 
 async def start(self, sockets):

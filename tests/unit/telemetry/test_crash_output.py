@@ -11,8 +11,8 @@ from invariants import holds_key
 
 _PLANTED = """
 import asyncio, sys, threading
-from gateway.app import Gateway
-from gateway.cli import main
+from gateway.app.build import Gateway
+from gateway.cli.main import main
 
 KEY, start = "{key}", Gateway.start
 
