@@ -55,7 +55,7 @@ def around_redis(
     near = Shelves(memory, observe)
     store = TieredStore(near, far, word, clock=clock, observe=observe)
     leases = Leases(calls.run, prefix=far.prefix, clock=clock)
-    pause = SharedPause(calls, far.epochs, prefix=far.prefix, scope=scope, clock=clock)
+    pause = SharedPause(calls, prefix=far.prefix, scope=scope)
     gate = Gate(upstream, pause, clock=clock, observe=observe)
     pause.listener = gate.hear
     budgets = Budgets(teams, SharedBuckets(calls, prefix=far.prefix, timeout=cache.redis_timeout), clock)

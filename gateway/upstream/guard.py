@@ -24,8 +24,8 @@ from gateway.upstream.rejected_keys import KeyHolds
 class Replicas(Protocol):
     """Those who ask the same vendor. Nothing here raises: without word from them each goes by what it sees itself."""
 
-    async def tell_pause(self, until: float, *, over: bool) -> None:
-        """Tell that the vendor asked for a pause until then (Unix time, seconds), or that this one is over."""
+    async def tell_pause(self, until: float, left: float, *, over: bool) -> None:
+        """Tell that the vendor asked for a pause of `left` seconds, named `until`, or that this one is over."""
         ...
 
     async def may_probe(self, until: float, seconds: float) -> bool:
@@ -36,7 +36,7 @@ class Replicas(Protocol):
 class NoReplicas:
     """Nobody else asks this vendor."""
 
-    async def tell_pause(self, until: float, *, over: bool) -> None:
+    async def tell_pause(self, until: float, left: float, *, over: bool) -> None:
         """Nobody is there to be told."""
 
     async def may_probe(self, until: float, seconds: float) -> bool:  # noqa: ARG002 - as Replicas says
@@ -122,16 +122,18 @@ class Gate:
         """The vendor refused all these keys for this AOI, with these statuses."""
         self._holds.refused(keys, aoi_id, statuses, self._clock.monotonic())
 
-    def hear(self, until: float, over: bool) -> None:
-        """Another replica was asked for a pause until then (Unix time, seconds), or has seen the end of it."""
+    def hear(self, until: float, left: float, over: bool) -> None:
+        """Another replica was asked for a pause that lasts `left` seconds more, or has seen the end of it.
+
+        `until` names the pause (see `core.pause`).
+        """
         if over:
             if until >= self._pause.until:
                 self._resume()
             return
-        now = self._clock.now()
-        until_at_most = now + LONGEST_PAUSE
-        if self._pause.begin(until, self._clock.monotonic() + min(until, until_at_most) - now):
-            self._observe(VendorPaused(min(until, until_at_most)))
+        left = min(left, LONGEST_PAUSE)
+        if self._pause.begin(until, self._clock.monotonic() + left):
+            self._observe(VendorPaused(self._clock.now() + left))
 
     def _check_vendor(self, now: float) -> None:
         match self._pause.phase(now):
@@ -161,12 +163,12 @@ class Gate:
             self._probing = False
         if call.pause is not None:
             until = self._clock.now() + call.pause
-            self.hear(until, over=False)
-            await self._replicas.tell_pause(until, over=False)
+            self.hear(until, call.pause, over=False)
+            await self._replicas.tell_pause(until, call.pause, over=False)
         elif probes and call.well is not None:
             until = self._pause.until
             self._resume()
-            await self._replicas.tell_pause(until, over=True)
+            await self._replicas.tell_pause(until, 0.0, over=True)
         elif call.well and self._pause.phase(self._clock.monotonic()) == "ramp":
             self._pause.went_well()
             self._places.allow(self._pause.allowed)

@@ -3,8 +3,8 @@
 After that probe the calls that may be under way at once grow with each that goes well, as TCP does after a loss (RFC
 5681, slow start), so that the herd that waited does not bring on the next pause.
 
-Replicas name a pause by the Unix time of its end. How long it lasts is measured by each replica's own monotonic clock,
-and bounded: clocks may be wrong, and may be set while a pause lasts.
+Replicas name a pause by the Unix time of its end, and tell each other how long it still lasts. That is measured by each
+replica's own monotonic clock, and bounded: clocks may be wrong, and may be set while a pause lasts.
 """
 
 from __future__ import annotations

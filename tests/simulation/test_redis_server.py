@@ -57,7 +57,7 @@ SUITE: dict[str, list[list[Any]]] = {
         ["SET", "l", "me", "PX", 3000, "NX"], ["EVAL", leases._RENEW, 1, "l", "you", 3000],
         ["EVAL", leases._RENEW, 1, "l", "me", 3000], ["EVAL", leases._END, 1, "l", "me", "channel", "m"], ["GET", "l"],
         ["EVAL", shared_pause._PAUSE, 1, "pause", "100.5", 9000, "channel", "m"],
-        ["EVAL", shared_pause._PAUSE, 1, "pause", "99.5", 9000, "channel", "m"],
+        ["EVAL", shared_pause._PAUSE, 1, "pause", "99.5", 5000, "channel", "m"],
         ["EVAL", shared_pause._RESUME, 1, "pause", "100.5", "channel", "m"], ["GET", "pause"],
         ["EVAL", shared_budgets._SETTLE, 1, "budget", 0.001, 5, 0, 0, 3, 0, 0, 6000],
         ["EVAL", shared_budgets._SETTLE, 1, "budget", 0.001, 5, 2, 0, 3, 1, 1, 6000],

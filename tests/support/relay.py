@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+
+# Redis' reply to TIME: Unix time in seconds, and microseconds.
+_TIME = re.compile(rb"(?<=\*2\r\n\$10\r\n)\d{10}(?=\r\n\$\d\r\n\d{1,6}\r\n)")
 
 
 @dataclass
@@ -20,17 +24,20 @@ class Carried:
 class Relay:
     """Carries bytes. Those of connections that have sent `marked` are stalled (`stall`), cut (`cut`) or held (`hold`).
 
-    `holding` counts what is held back now. `delay`, in seconds, is added to every answer.
+    `holding` counts what is held back now. `delay`, in seconds, is added to every answer. `time_ahead`, in seconds, is
+    added to Redis' clock.
     """
 
     port: int = 0
     marked: bytes = b""
     stalls: bool = False
     delay: float = 0.0
+    time_ahead: int = 0
     cuts: bool = False
     connections: list[Carried] = field(default_factory=list)
     holding: int = 0
     _let_go: asyncio.Event = field(default_factory=asyncio.Event)
+    _server: asyncio.Server | None = None
     _holds: bool = False
 
     @property
@@ -47,6 +54,18 @@ class Relay:
         for carried in self.connections:
             if marked in carried.sent:
                 carried.writer.transport.abort()
+
+    def end(self, marked: bytes = b"") -> None:
+        """End such connections in order, as a server does that closes them."""
+        for carried in self.connections:
+            if marked in carried.sent:
+                carried.writer.close()
+
+    def refuse(self) -> None:
+        """Refuse connections from now on, and end those that there are, as when the server's process ends."""
+        assert self._server is not None
+        self._server.close()
+        self.end()
 
     def hold(self, marked: bytes) -> asyncio.Event:
         """What comes back on such a connection from now on waits for this event."""
@@ -85,6 +104,8 @@ async def relaying(port: int) -> AsyncIterator[Relay]:
         try:
             while data := await reader.read(65_536):
                 await asyncio.sleep(relay.delay)
+                if relay.time_ahead:
+                    data = _TIME.sub(lambda found: b"%d" % (int(found[0]) + relay.time_ahead), data)
                 await relay.held(carried)
                 if not (relay.stalls and relay.marked in carried.sent):
                     writer.write(data)
@@ -105,6 +126,7 @@ async def relaying(port: int) -> AsyncIterator[Relay]:
             task.add_done_callback(tasks.discard)
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    relay._server = server
     relay.port = server.sockets[0].getsockname()[1]
     try:
         yield relay

@@ -1,6 +1,7 @@
 """What replicas share besides pages: the pause that the vendor asked for.
 
 A key holds it as long as it lasts and a little longer, for those who come later; a message tells those who are there.
+Both tell how long the pause still lasts, and not when it ends: clocks differ, and Redis' own may be set meanwhile.
 """
 
 from __future__ import annotations
@@ -12,21 +13,19 @@ from typing import Any
 
 import msgspec
 
-from gateway.core.clock import Clock
 from gateway.core.errors import StoreDown
 from gateway.storage.redis.commands import RedisCalls
-from gateway.storage.redis.epochs import Epochs
 
 # The key outlives the pause by the time in which the probe is made.
 _AFTERWARDS = 30.0
 
 _PAUSE = """
-local known = redis.pcall('GET', KEYS[1])
-if type(known) == 'string' and (tonumber(known) or 0) >= tonumber(ARGV[1]) then return 0 end
+if redis.call('PTTL', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('PUBLISH', ARGV[3], ARGV[4])
 return 1
 """
+_LOOK = "return {redis.pcall('GET', KEYS[1]), redis.call('PTTL', KEYS[1])}"
 _RESUME = """
 if redis.pcall('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 redis.call('PUBLISH', ARGV[2], ARGV[3])
@@ -37,6 +36,7 @@ return 1
 class _Told(msgspec.Struct, frozen=True, array_like=True):
     until: float
     over: bool
+    left: float
 
 
 _TOLD = msgspec.msgpack.Decoder(_Told)
@@ -45,32 +45,26 @@ _TOLD = msgspec.msgpack.Decoder(_Told)
 class SharedPause:
     """The pause of one vendor account, named by `scope`; `prefix` starts every key.
 
-    `listener` is called with what other replicas tell: until when the pause lasts, and whether it is over.
+    `listener` is called with what other replicas tell: the name of the pause, how long it still lasts in seconds, and
+    whether it is over.
     """
 
-    def __init__(self, calls: RedisCalls, epochs: Epochs, *, prefix: str, scope: str, clock: Clock) -> None:
+    def __init__(self, calls: RedisCalls, *, prefix: str, scope: str) -> None:
         self._calls = calls
-        self._epochs = epochs
         self._name = f"{prefix}pause:{scope}"
         self.channel = f"{prefix}paused:{scope}"
-        self._clock = clock
-        self.listener: Callable[[float, bool], None] = lambda _until, _over: None
+        self.listener: Callable[[float, float, bool], None] = lambda _until, _left, _over: None
 
-    async def tell_pause(self, until: float, *, over: bool) -> None:
-        """Tell everybody, and those who come later, that the vendor is left alone until then, or no more."""
-        left = until - self._clock.now()
+    async def tell_pause(self, until: float, left: float, *, over: bool) -> None:
+        """Tell everybody, and those who come later, of a pause that lasts `left` seconds more, or is over."""
+        told = msgspec.msgpack.encode(_Told(until, over, left))
         with suppress(StoreDown):
-            steps = self._clock.steps
-            await self._epochs.meet_run()  # nothing is written before the clock of this run was read
-            if self._clock.steps != steps:
-                until = self._clock.now() + left
-            told = msgspec.msgpack.encode(_Told(until, over))
-            lasts = int((left + _AFTERWARDS) * 1000)
             if over:
                 arguments: tuple[object, ...] = (repr(until), self.channel, told)
                 await self._calls.run("resume", lambda client: client.eval(_RESUME, 1, self._name, *arguments))
             else:
-                arguments = (repr(until), max(1, lasts), self.channel, told)
+                lasts = max(1, int((left + _AFTERWARDS) * 1000))
+                arguments = (repr(until), lasts, self.channel, told)
                 await self._calls.run("pause", lambda client: client.eval(_PAUSE, 1, self._name, *arguments))
 
     async def may_probe(self, until: float, seconds: float) -> bool:
@@ -91,13 +85,13 @@ class SharedPause:
 
     async def look(self) -> None:
         """See whether there is a pause that nobody has told us of. Raises StoreDown."""
-        found = await self._calls.run("get", lambda client: client.get(self._name))
-        if isinstance(found, bytes):
+        found = await self._calls.run("get", lambda client: client.eval(_LOOK, 1, self._name))
+        if isinstance(found, list) and isinstance(found[0], bytes):
             with suppress(ValueError):
-                self.listener(float(found), False)
+                self.listener(float(found[0]), found[1] / 1000 - _AFTERWARDS, False)
 
     def hear(self, data: bytes) -> None:
         """Pass on what another replica tells."""
         with suppress(msgspec.MsgspecError):
             told = _TOLD.decode(data)
-            self.listener(told.until, told.over)
+            self.listener(told.until, told.left, told.over)

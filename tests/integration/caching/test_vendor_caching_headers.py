@@ -147,11 +147,17 @@ async def test_no_page_outlives_its_links(telling: TellingVendor, template: str)
         assert reply.body == telling.body
 
 
-async def test_pages_that_are_not_kept_are_of_one_generation_all_the_same(telling: TellingVendor) -> None:
-    telling.headers = {"Cache-Control": "no-store"}
+async def test_each_response_that_is_not_cached_has_a_generation_name_of_its_own(telling: TellingVendor) -> None:
     async with playing({"upstream.base_url": telling.url}) as play:
-        replies = [await play.page("a1", f"?offset={offset}") for offset in (0, 0, 10)]
-        assert len({reply.headers["X-Listing-Generation"] for reply in replies}) == 1
+        cached = await play.page("a1")
+        telling.headers = {"Cache-Control": "no-store"}
+        replies = [await play.page("a1", f"?offset={offset}") for offset in (10, 10, 20)]
+        play.clock.skip(1000)
+        replies.append(await play.page("a1"))
+        assert ["stored" in reply.cache for reply in (cached, *replies)] == [True, False, False, False, False]
+        names = [reply.headers["X-Listing-Generation"] for reply in (cached, *replies)]
+        assert all(names)
+        assert len(set(names)) == len(names)
 
 
 async def test_a_vendor_that_sets_cookies_gets_none_back(telling: TellingVendor) -> None:

@@ -309,10 +309,9 @@ async def test_as_many_aois_as_wanted_are_in_flight_and_go_when_it_is_ended(play
 
 async def test_turns_are_even_and_a_lull_is_not_made_up_for() -> None:
     class Clock(SystemClock):
-        time = 100.0
-
-        def monotonic(self) -> float:
-            return self.time
+        def __init__(self) -> None:
+            self.time = 100.0
+            super().__init__(monotonic=lambda: self.time)
 
         async def sleep(self, seconds: float) -> None:
             self.time += seconds

@@ -509,7 +509,8 @@ async def test_an_attempt_that_times_out_on_a_kept_connection_is_retried_on_a_ne
         if writer not in silent:
             await right(head, writer)
 
-    async with staged(going_silent, upstream__attempt_timeout=0.3) as stage:
+    # Long enough for a TLS handshake through a proxy on a busy machine.
+    async with staged(going_silent, upstream__attempt_timeout=1.5) as stage:
         await asyncio.gather(*(stage.get(f"a{number}") for number in range(3)))
         await stage.quiet(2)
         silent.update(stage.vendor.writers)  # as behind a firewall that has forgotten them
