@@ -15,11 +15,11 @@ _TIMEOUT = 2.0
 _PURGE_TIMEOUT = 10.0
 
 
-class NotReached(Exception):
+class GatewayUnreachable(Exception):
     """No gateway answered."""
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """The gateway answered, but did not do it; the message is its own."""
 
 
@@ -27,7 +27,7 @@ def is_alive(server: ServerOptions, ops: OpsOptions) -> bool:
     """Whether `/healthz` answers 200, on the operations listener if there is one."""
     try:
         return _ask(_listener(server, ops, _TIMEOUT), "GET", "/healthz")[0] == 200
-    except NotReached:
+    except GatewayUnreachable:
         return False
 
 
@@ -36,7 +36,7 @@ def is_gateway(server: ServerOptions, ops: OpsOptions) -> bool:
     try:
         status, body = _ask(_listener(server, ops, _TIMEOUT), "GET", "/healthz")
         return status == 200 and json.loads(body) == {"status": "ok"}
-    except (NotReached, ValueError):
+    except (GatewayUnreachable, ValueError):
         return False
 
 
@@ -54,7 +54,7 @@ def purge(
     headers = {"Content-Type": "application/json"} | ({} if token is None else {"Authorization": f"Bearer {token}"})
     status, body = _ask(connection, "POST", "/admin/purge", json.dumps(order), headers)
     if status != 200:
-        raise Refused(reason(status, body))
+        raise RequestRefused(reason(status, body))
 
 
 def client_listener(server: ServerOptions) -> str:
@@ -93,7 +93,7 @@ def _ask(
         return response.status, response.read()
     except (OSError, HTTPException) as error:
         where = f"{connection.host}:{connection.port}"
-        raise NotReached(f"no gateway answers at {where}: {type(error).__name__}") from None
+        raise GatewayUnreachable(f"no gateway answers at {where}: {type(error).__name__}") from None
     finally:
         connection.close()
 

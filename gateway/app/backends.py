@@ -8,17 +8,17 @@ from typing import Any
 
 from gateway.config.options import TeamOptions, UpstreamOptions
 from gateway.core.clock import Clock
-from gateway.core.events import Observe
-from gateway.core.validity_token import Seals
+from gateway.core.events import Emit
+from gateway.core.validity_token import ValidityTokens
 from gateway.storage.base import Store
 from gateway.storage.memory import MemoryStore
 from gateway.storage.redis.leases import Alone, Turns
 from gateway.teams.budgets import Budgets
-from gateway.upstream.guard import Gate, NoReplicas
+from gateway.upstream.guard import LocalPause, UpstreamGuard
 
 
 @dataclass(frozen=True, slots=True)
-class Backing:
+class Backends:
     """Where pages are kept and who agrees on what.
 
     `tell` tells how much memory holds, `listening` is a task that brings word of other replicas. `following` is a task
@@ -26,11 +26,11 @@ class Backing:
     """
 
     store: Store
-    seals: Seals
+    validity_tokens: ValidityTokens
     turns: Turns
-    gate: Gate
+    guard: UpstreamGuard
     budgets: Budgets
-    tell: Callable[[], None]
+    flush: Callable[[], None]
     listening: Callable[[], Coroutine[Any, Any, None]] | None = None
     following: Callable[[], Coroutine[Any, Any, None]] | None = None
     adopt_url: Callable[[str], bool] | None = None
@@ -41,16 +41,16 @@ class Backing:
             self.store.purge_here(aoi_id, soft=soft)
 
 
-def in_memory(
+def memory_backends(
     memory: int,
     upstream: UpstreamOptions,
     teams: Mapping[str, TeamOptions],
     *,
     purge_others: Callable[[str | None, bool], Awaitable[None]] | None,
     clock: Clock,
-    observe: Observe,
-) -> Backing:
+    emit: Emit,
+) -> Backends:
     """This process alone, with so many bytes of `memory`; `purge_others` purges those that serve with it."""
-    store = MemoryStore(memory, clock, observe, purge_others)
-    gate = Gate(upstream, NoReplicas(), clock=clock, observe=observe)
-    return Backing(store, store.seals, Alone(clock), gate, Budgets(teams, None, clock), store.tell)
+    store = MemoryStore(memory, clock, emit, purge_others)
+    guard = UpstreamGuard(upstream, LocalPause(), clock=clock, emit=emit)
+    return Backends(store, store.validity_tokens, Alone(clock), guard, Budgets(teams, None, clock), store.tell)

@@ -20,7 +20,7 @@ _CANCEL_AGAIN_SECONDS = 0.5
 _log = logging.getLogger("gateway")
 
 
-class Parts:
+class BackgroundTasks:
     """The parts of one gateway."""
 
     def __init__(self, clock: Clock) -> None:

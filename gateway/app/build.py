@@ -11,11 +11,11 @@ from typing import Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
-from gateway.app.backends import Backing, in_memory
-from gateway.app.background_tasks import Parts
+from gateway.app.backends import Backends, memory_backends
+from gateway.app.background_tasks import BackgroundTasks
 from gateway.app.reload import Reloads
-from gateway.app.workers.aggregation import Gathering
-from gateway.app.workers.client import Peers
+from gateway.app.workers.aggregation import WorkerAggregation
+from gateway.app.workers.client import WorkerClient
 from gateway.cache.chunks import Stretches
 from gateway.cache.fetcher import Errands
 from gateway.cache.handler import Cache
@@ -30,7 +30,7 @@ from gateway.http.admin import Admin
 from gateway.http.assets import Assets
 from gateway.http.auth import Authenticator
 from gateway.http.cors import Cors
-from gateway.http.fast_path.response_cache import Replays
+from gateway.http.fast_path.response_cache import ResponseCache
 from gateway.http.listener import Listener
 from gateway.http.openapi import document
 from gateway.http.operations import Operations
@@ -41,13 +41,13 @@ from gateway.http.status_pages import StatusPages
 from gateway.http.tls import ListenerTls, listener_tls
 from gateway.teams.roster import Roster
 from gateway.telemetry.access_log import AccessLog
-from gateway.telemetry.dispatcher import Subscribers
-from gateway.telemetry.event_log import Journal
+from gateway.telemetry.dispatcher import EventDispatcher
+from gateway.telemetry.event_log import EventLog
 from gateway.telemetry.log_writer import LineWriter
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.status.collector import Status
+from gateway.telemetry.status.collector import StatusCollector
 from gateway.telemetry.status.snapshot import State
-from gateway.upstream.client import Upstream
+from gateway.upstream.client import UpstreamClient
 from gateway.upstream.keys import KeyRing
 
 _LAG_SECONDS = 0.5
@@ -74,7 +74,7 @@ class Gateway:
         *,
         source: str = NO_FILE,
         example_aoi: str | None = None,
-        peers: Peers | None = None,
+        worker_client: WorkerClient | None = None,
         tls: ListenerTls | None = None,
         clock: Clock | None = None,
         chance: Callable[[], float] = random.random,
@@ -83,56 +83,57 @@ class Gateway:
         self._keys = keys
         share = _REPLAYS_SHARE * settings.server.replay
         self._memory_for_pages = int(settings.cache.memory_max_bytes * (1 - share))
-        self._peers = peers
+        self._worker_client = worker_client
         self._clock = clock = clock or SystemClock()
         self._metrics = Metrics(CollectorRegistry(), settings.teams)
-        self._status = Status(clock, self._fixed())
-        self._subscribers = Subscribers()
-        self._observe = self._subscribers.observe
-        for handlers in (self._metrics.handlers, self._status.handlers, Journal(clock).handlers):
-            self._subscribers.subscribe(handlers)
+        self._status = StatusCollector(clock, self._fixed_state())
+        self._dispatcher = EventDispatcher()
+        self._emit = self._dispatcher.emit
+        for handlers in (self._metrics.handlers, self._status.handlers, EventLog(clock).handlers):
+            self._dispatcher.subscribe(handlers)
         self._access_log = AccessLog(writer, log_form, clock) if settings.log.access else None
         if self._access_log is not None:
-            self._subscribers.subscribe({RequestServed: self._access_log.served})
+            self._dispatcher.subscribe({RequestServed: self._access_log.served})
         self._writer = writer
         self._tls = tls or listener_tls(settings.server)
         self._lifecycle = Lifecycle()
         self._scope = key_scope(settings.upstream.base_url, settings.upstream.account)
-        self._backing = backing = self._build_backing()
-        self._store, self._gate, self._budgets = backing.store, backing.gate, backing.budgets
-        self._upstream = Upstream(
+        self._backends = backends = self._build_backends()
+        self._store, self._guard, self._budgets = backends.store, backends.guard, backends.budgets
+        self._upstream = UpstreamClient(
             settings.upstream,
             keys,
-            self._gate,
+            self._guard,
             clock=clock,
             charge=self._budgets.miss,
             chance=chance,
-            observe=self._observe,
+            emit=self._emit,
         )
-        self._limits = Limits(forgotten=backing.seals.break_all)
+        self._limits = Limits(forgotten=backends.validity_tokens.invalidate_all)
         self._errands = self._build_errands(chance)
         self._cache = self._build_cache()
         self._authenticators: list[Authenticator] = []
-        self._replays = self._build_replays()
-        self._gathering = Gathering(
-            self._metrics, self._status, peers, tell=self._tell,
+        self._response_cache = self._build_response_cache()
+        self._aggregation = WorkerAggregation(
+            self._metrics, self._status, worker_client, tell=self._flush,
             configuration=lambda: self.reloads.configuration, life=lambda: self._lifecycle.state,
         )  # fmt: skip
-        if peers is not None:
-            peers.take_part(
-                numbers=self._gathering.numbers, snapshot=self._gathering.snapshot, purge=backing.purge_here,
+        if worker_client is not None:
+            worker_client.register(
+                numbers=self._aggregation.metrics, snapshot=self._aggregation.snapshot, purge=backends.purge_here,
                 lines_lost=self._count_lost_lines,
             )  # fmt: skip
-        self._status_pages = StatusPages(self._gathering.status, gethostname(), clock)
+        self._status_pages = StatusPages(self._aggregation.status, gethostname(), clock)
         self._client_router, self._ops_router = self._build_routers(example_aoi)
         self.reloads = Reloads(
-            settings, source, authenticators=self._authenticators, budgets=self._budgets, replays=self._replays,
-            errands=self._errands, keys=keys, tls=self._tls, adopt_url=backing.adopt_url, clock=clock,
-            observe=self._observe,
+            settings, source, authenticators=self._authenticators, budgets=self._budgets,
+            response_cache=self._response_cache,
+            errands=self._errands, keys=keys, tls=self._tls, adopt_url=backends.adopt_url, clock=clock,
+            emit=self._emit,
         )  # fmt: skip
         self._listeners: list[Listener] = []
-        self._parts = Parts(clock)
-        self._observe(KeyLoaded(clock.now()))
+        self._background_tasks = BackgroundTasks(clock)
+        self._emit(KeyLoaded(clock.now()))
 
     async def start(self, sockets: Sockets) -> None:
         """Serve on the sockets. Raises OSError or ssl.SSLError when `upstream.ca_file` cannot be used."""
@@ -142,16 +143,18 @@ class Gateway:
         connections = self._settings.server.max_connections
         tls = None if self._tls is None else self._tls.context
         self._listeners.append(
-            Listener(self._client_router, sockets.client, tls, connections, longest, replays=self._replays)
+            Listener(
+                self._client_router, sockets.client, tls, connections, longest, response_cache=self._response_cache
+            )
         )
         if sockets.ops is not None and self._ops_router is not None:
             self._listeners.append(Listener(self._ops_router, sockets.ops, None, connections, longest))
-        if self._backing.listening is not None:
-            self._parts.run("word of other replicas", self._backing.listening)
-        if self._backing.following is not None:
-            self._parts.run("following cache.url_file", self._backing.following)
-        self._parts.run("the loop's lag", self._measure_lag)
-        self._parts.run("telling of replays", self._replays.run)
+        if self._backends.listening is not None:
+            self._background_tasks.run("word of other replicas", self._backends.listening)
+        if self._backends.following is not None:
+            self._background_tasks.run("following cache.url_file", self._backends.following)
+        self._background_tasks.run("the loop's lag", self._measure_lag)
+        self._background_tasks.run("telling of response_cache", self._response_cache.run)
         self.reloads.follow_files()
         for listener in self._listeners:
             await listener.start()
@@ -160,7 +163,7 @@ class Gateway:
     def unready(self) -> None:
         """Tell those who ask that requests should go elsewhere."""
         self._lifecycle.state = "draining"
-        self._replays.close()
+        self._response_cache.close()
 
     async def stop(self, *, drain: bool = True, alone: bool = False) -> None:
         """End without losing a request: unready at once, closing connections for `server.drain`, then no more.
@@ -169,31 +172,31 @@ class Gateway:
         """
         if self._lifecycle.state != "draining":
             self._lifecycle.state = "leaving" if alone else "draining"
-        self._replays.close()
+        self._response_cache.close()
         if drain:
             await asyncio.sleep(self._settings.server.drain)
         last = self._lifecycle.state == "draining"
         self._status_pages.close()
-        self._upstream.give_up_look_ups()
+        self._upstream.abandon_lookups()
         await asyncio.gather(*(listener.stop(patient=drain, last=last) for listener in self._listeners))
-        await self._parts.close()
+        await self._background_tasks.close()
         await self.reloads.close()
         await self._cache.close()
         await self._budgets.close()
         await self._upstream.close()
         await self._store.close()
 
-    def _tell(self) -> None:
+    def _flush(self) -> None:
         """Flush counters that are aggregated between scrapes."""
         self._count_lost_lines(self._writer.take_dropped())
-        self._replays.tell()
-        self._backing.tell()
+        self._response_cache.flush()
+        self._backends.flush()
 
     def _count_lost_lines(self, lines: int) -> None:
         if lines:
-            self._observe(LogDropped(lines))
+            self._emit(LogDropped(lines))
 
-    def _fixed(self) -> State:
+    def _fixed_state(self) -> State:
         """What the status page tells that stays as it is."""
         return State(
             redis=self._settings.uses_redis,
@@ -202,26 +205,26 @@ class Gateway:
             most_size=self._memory_for_pages,
         )
 
-    def _build_backing(self) -> Backing:
-        settings, clock, observe = self._settings, self._clock, self._observe
+    def _build_backends(self) -> Backends:
+        settings, clock, emit = self._settings, self._clock, self._emit
         memory = self._memory_for_pages
         if not settings.uses_redis:
-            others = None if self._peers is None else self._peers.purge
-            return in_memory(
-                memory, settings.upstream, settings.teams, purge_others=others, clock=clock, observe=observe
+            others = None if self._worker_client is None else self._worker_client.purge
+            return memory_backends(
+                memory, settings.upstream, settings.teams, purge_others=others, clock=clock, emit=emit
             )
         # Its client takes as long to import as a third of all the rest, and memory alone has no use for it.
-        from gateway.app.redis_backend import around_redis  # noqa: PLC0415
+        from gateway.app.redis_backend import redis_backends  # noqa: PLC0415
 
-        return around_redis(
+        return redis_backends(
             settings.cache_url.get_secret_value(), memory, settings.cache, settings.upstream, settings.teams,
-            scope=self._scope, read=read_secret, clock=clock, observe=observe,
+            scope=self._scope, read=read_secret, clock=clock, emit=emit,
         )  # fmt: skip
 
     def _build_errands(self, chance: Callable[[], float]) -> Errands:
         return Errands(
             store=self._store,
-            turns=self._backing.turns,
+            turns=self._backends.turns,
             fetch=self._upstream.fetch,
             check=self._upstream.check,
             budget=self._budgets,
@@ -230,41 +233,41 @@ class Gateway:
             deadline=self._settings.upstream.deadline,
             clock=self._clock,
             chance=chance,
-            observe=self._observe,
+            emit=self._emit,
         )
 
     def _build_cache(self) -> Cache:
         upstream, cache = self._settings.upstream, self._settings.cache
-        clock, observe = self._clock, self._observe
-        windows = Windows(self._store, self._limits, scope=self._scope, clock=clock, observe=observe)
+        clock, emit = self._clock, self._emit
+        windows = Windows(self._store, self._limits, scope=self._scope, clock=clock, emit=emit)
         return Cache(
             store=self._store,
             windows=windows,
             errands=self._errands,
             stretches=Stretches(cache.chunk, windows, self._errands, self._limits, clock=clock),
-            turns=self._backing.turns,
+            turns=self._backends.turns,
             deadline=upstream.deadline,
             patience=upstream.patience,
             prefetch=cache.prefetch,
-            idle=lambda: self._gate.idle,
+            idle=lambda: self._guard.idle,
             clock=clock,
-            observe=observe,
+            emit=emit,
         )
 
-    def _build_replays(self) -> Replays:
-        replays = Replays(
+    def _build_response_cache(self) -> ResponseCache:
+        response_cache = ResponseCache(
             self._cache,
-            self._backing.seals,
+            self._backends.validity_tokens,
             max_bytes=int(self._settings.cache.memory_max_bytes * _REPLAYS_SHARE),
             taker=self._budgets.taker,
             clients=ClientNames(self._settings.server.trusted_proxies),
             log=self._access_log,
             clock=self._clock,
-            observe=self._observe,
+            emit=self._emit,
         )
         if not self._settings.server.replay:
-            replays.close()
-        return replays
+            response_cache.close()
+        return response_cache
 
     def _build_routers(self, example_aoi: str | None) -> tuple[Router, Router | None]:
         settings = self._settings
@@ -274,7 +277,7 @@ class Gateway:
         local = is_loopback(settings.server.host)
         described = document(rules, tokens=tokens, status=not own_listener)
         pages = partial(Pages, described, tokens=tokens, example_aoi=example_aoi)
-        operations = Operations(self._lifecycle, self._gathering.scrape).routes() | Admin(self._cache.purge).routes()
+        operations = Operations(self._lifecycle, self._aggregation.scrape).routes() | Admin(self._cache.purge).routes()
         operations |= self._status_pages.routes(guarded=not own_listener)
         if own_listener:
             client = self._router(pages(status="elsewhere").routes(), Assets(self._cache, rules))
@@ -286,7 +289,7 @@ class Gateway:
         settings = self._settings
         host = settings.server.host if assets is not None else settings.ops.host or "127.0.0.1"
         open_to_all, local = settings.auth_mode == "open", is_loopback(host)
-        authenticator = Authenticator(None if open_to_all else Roster(settings.teams), self._observe, local=local)
+        authenticator = Authenticator(None if open_to_all else Roster(settings.teams), self._emit, local=local)
         self._authenticators.append(authenticator)
         return Router(
             routes=routes,
@@ -298,11 +301,11 @@ class Gateway:
             loopback_only=open_to_all and local,
             admit=self._budgets.request,
             clock=self._clock,
-            observe=self._observe,
+            emit=self._emit,
         )
 
     async def _measure_lag(self) -> None:
         while True:
             expected = self._clock.monotonic() + _LAG_SECONDS
             await self._clock.sleep(_LAG_SECONDS)
-            self._observe(LoopLag(max(0.0, self._clock.monotonic() - expected)))
+            self._emit(LoopLag(max(0.0, self._clock.monotonic() - expected)))

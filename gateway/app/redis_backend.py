@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from gateway.app.backends import Backing
+from gateway.app.backends import Backends
 from gateway.config.options import CacheOptions, TeamOptions, UpstreamOptions
 from gateway.config.store_url import parse
 from gateway.core.clock import Clock
-from gateway.core.events import Observe
+from gateway.core.events import Emit
 from gateway.storage.entry import FORMAT_VERSION
 from gateway.storage.memory import Shelves
 from gateway.storage.redis.client import Connections, connect
@@ -18,16 +18,16 @@ from gateway.storage.redis.credentials import StoreCredentials
 from gateway.storage.redis.invalidation import InvalidationSubscriber
 from gateway.storage.redis.leases import Leases
 from gateway.storage.redis.shared_budgets import SharedBuckets
-from gateway.storage.redis.shared_pause import SharedPause
+from gateway.storage.redis.shared_pause import RedisPause
 from gateway.storage.redis.store import RedisStore
 from gateway.storage.redis.url_file import UrlFile
 from gateway.storage.tiered import TieredStore
 from gateway.storage.validity import Validity
 from gateway.teams.budgets import Budgets
-from gateway.upstream.guard import Gate
+from gateway.upstream.guard import UpstreamGuard
 
 
-def around_redis(
+def redis_backends(
     url: str,
     memory: int,
     cache: CacheOptions,
@@ -37,8 +37,8 @@ def around_redis(
     scope: str,
     read: Callable[[str], str | None],
     clock: Clock,
-    observe: Observe,
-) -> Backing:
+    emit: Emit,
+) -> Backends:
     """Build what stands on Redis at `url`, with so many bytes of `memory` in front of it.
 
     `scope` names vendor and account; `read` returns the secret in a file, None when there is none, or raises OSError.
@@ -47,26 +47,26 @@ def around_redis(
     credentials = StoreCredentials(parse(url))
     client = connect(url, cache.redis_timeout, connections, credentials)
     prefix = f"{cache.key_prefix}:{FORMAT_VERSION}:"
-    calls = RedisCalls(client, timeout=cache.redis_timeout, clock=clock, observe=observe, prefix=prefix)
-    far = RedisStore(calls, connections, prefix=cache.key_prefix, clock=clock, observe=observe)
+    calls = RedisCalls(client, timeout=cache.redis_timeout, clock=clock, emit=emit, prefix=prefix)
+    far = RedisStore(calls, connections, prefix=cache.key_prefix, clock=clock, emit=emit)
     validity = Validity(max_age=cache.memory_max_age, clock=clock)
     single = url.startswith(("redis://", "rediss://"))
     word = InvalidationSubscriber(calls, far, validity, clock, single=single)
-    near = Shelves(memory, observe)
-    store = TieredStore(near, far, word, clock=clock, observe=observe)
+    near = Shelves(memory, emit)
+    store = TieredStore(near, far, word, clock=clock, emit=emit)
     leases = Leases(calls.run, prefix=far.prefix, clock=clock)
-    pause = SharedPause(calls, prefix=far.prefix, scope=scope)
-    gate = Gate(upstream, pause, clock=clock, observe=observe)
-    pause.listener = gate.hear
+    pause = RedisPause(calls, prefix=far.prefix, scope=scope)
+    guard = UpstreamGuard(upstream, pause, clock=clock, emit=emit)
+    pause.listener = guard.receive_pause
     budgets = Budgets(teams, SharedBuckets(calls, prefix=far.prefix, timeout=cache.redis_timeout), clock)
-    listeners = {far.channel: store.hear, leases.channel: leases.hear, pause.channel: pause.hear}
-    listening = partial(word.run, listeners, store.invalidate_all, pause.look)
+    listeners = {far.channel: store.hear, leases.channel: leases.hear, pause.channel: pause.receive}
+    listening = partial(word.run, listeners, store.invalidate_all, pause.poll)
     following = None
     if cache.url_file is not None:
         url_file = UrlFile(cache.url_file, credentials, read=read, clock=clock)
         credentials.refresh_with(url_file.refresh)
         following = url_file.follow
-    return Backing(
-        store, store.seals, leases, gate, budgets, near.tell, listening, following,
+    return Backends(
+        store, store.validity_tokens, leases, guard, budgets, near.tell, listening, following,
         adopt_url=lambda other: credentials.adopt(parse(other)),
     )  # fmt: skip

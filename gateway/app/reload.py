@@ -17,9 +17,9 @@ from msgspec.structs import replace
 from gateway.cache.fetcher import Errands
 from gateway.config.loading import ConfigurationError, Loaded, Settings, digest, read_secret
 from gateway.core.clock import Clock
-from gateway.core.events import KeyLoaded, Observe, Reloaded
+from gateway.core.events import Emit, KeyLoaded, Reloaded
 from gateway.http.auth import Authenticator
-from gateway.http.fast_path.response_cache import Replays
+from gateway.http.fast_path.response_cache import ResponseCache
 from gateway.http.tls import Certificate, CertificateError, ListenerTls, files_of, load_certificate
 from gateway.teams.budgets import Budgets
 from gateway.teams.roster import Roster
@@ -44,25 +44,25 @@ class Reloads:
         source: str,
         *,
         authenticators: Sequence[Authenticator],
-        replays: Replays,
+        response_cache: ResponseCache,
         budgets: Budgets,
         errands: Errands,
         keys: KeyRing,
         tls: ListenerTls | None,
         adopt_url: Callable[[str], bool] | None,
         clock: Clock,
-        observe: Observe,
+        emit: Emit,
     ) -> None:
         self._settings = settings
         self._authenticators = authenticators
-        self._replays = replays
+        self._response_cache = response_cache
         self._budgets = budgets
         self._errands = errands
         self._keys = keys
         self._tls = tls
         self._adopt_url = adopt_url
         self._clock = clock
-        self._observe = observe
+        self._emit = emit
         self._following: list[asyncio.Task[None]] = []
         self._configuration = Configuration(source, clock.now(), digest(settings))
 
@@ -123,7 +123,7 @@ class Reloads:
         self._take_over(settings)
         now = self._clock.now()
         self._configuration = Configuration(loaded.source, now, digest(settings), Reload(now, successful=True))
-        self._observe(Reloaded(fine=True))
+        self._emit(Reloaded(fine=True))
         _log.info("the configuration was reloaded")
         if later:
             _log.warning("some settings that have changed take a restart", extra={"settings": ", ".join(later)})
@@ -144,10 +144,10 @@ class Reloads:
             yield "cache.url_file" if file else "cache.url"
 
     def _refused(self, why: str) -> None:
-        told = self._keys.withhold(why.encode()).decode(errors="replace")[:_LONGEST_REASON]
+        told = self._keys.redact(why.encode()).decode(errors="replace")[:_LONGEST_REASON]
         outcome = Reload(self._clock.now(), successful=False, why=told)
         self._configuration = replace(self._configuration, last_reload=outcome)
-        self._observe(Reloaded(fine=False))
+        self._emit(Reloaded(fine=False))
         _log.error("the configuration was not reloaded; the old one stays", extra={"why": why})
 
     def _take_over(self, settings: Settings) -> None:
@@ -156,11 +156,11 @@ class Reloads:
         for authenticator in self._authenticators:
             authenticator.adopt(roster)
         self._budgets.adopt(settings.teams)
-        self._replays.forget()
+        self._response_cache.forget()
         self._errands.lifetimes = settings.cache.lifetimes
         current, previous = settings.api_key, settings.previous_api_key
         if current is not None and self._keys.replace("current", current.get_secret_value()):
-            self._observe(KeyLoaded(self._clock.now()))
+            self._emit(KeyLoaded(self._clock.now()))
         if previous is not None:
             self._keys.replace("previous", previous.get_secret_value())
         elif settings.upstream.previous_api_key_file is None:  # a file that is empty says nothing
@@ -168,7 +168,7 @@ class Reloads:
         self.follow_files()
 
     def _follow(self, path: str, slot: Slot) -> Coroutine[Any, Any, None]:
-        return follow(path, slot, self._keys, read=read_secret, clock=self._clock, observe=self._observe)
+        return follow(path, slot, self._keys, read=read_secret, clock=self._clock, emit=self._emit)
 
 
 def load_certificate_for(settings: Settings, tls: ListenerTls | None) -> Certificate | None:

@@ -26,14 +26,14 @@ from gateway.app.preflight import checked
 from gateway.app.reload import load_certificate_for
 from gateway.app.sockets import PortTakenError, bind_all, url_of
 from gateway.app.startup import complain
-from gateway.app.workers.client import Peers
-from gateway.app.workers.log_pipe import Funnel
+from gateway.app.workers.client import WorkerClient
+from gateway.app.workers.log_pipe import LogPipe
 from gateway.app.workers.supervisor import Supervisor
 from gateway.config.loading import ConfigurationError, Loaded, Settings, load
 from gateway.http.tls import CertificateError, ListenerTls, listener_tls
 from gateway.mock_vendor.server import MockVendor
 from gateway.telemetry.crash_output import keep_secrets
-from gateway.telemetry.log_writer import LineWriter, chosen_format, configure, standard_output
+from gateway.telemetry.log_writer import LineWriter, choose_format, configure, standard_output
 from gateway.upstream.keys import KeyRing
 
 FINE, FAILED = 0, 1
@@ -95,10 +95,10 @@ async def _serve(loaded: Loaded, sockets: Sockets, again: Callable[[], Loaded]) 
 def _supervise(loaded: Loaded, sockets: Sockets, again: Callable[[], Loaded]) -> int:
     """Run several workers, which share the sockets. Nothing here may begin a thread or a loop: see `Supervisor`."""
     settings = loaded.settings
-    form = chosen_format(settings.log.format, terminal=sys.stdout.isatty())
+    form = choose_format(settings.log.format, terminal=sys.stdout.isatty())
     checked(loaded)
-    funnel = Funnel(sys.stdout.fileno(), key_ring(settings).withhold)
-    configure(funnel, form, settings.log.level)
+    log_pipe = LogPipe(sys.stdout.fileno(), key_ring(settings).redact)
+    configure(log_pipe, form, settings.log.level)
     for warning in loaded.warnings:
         _log.warning(warning)
     tls = listener_tls(settings.server)  # workers inherit it: the files may be unusable when one is replaced
@@ -123,7 +123,7 @@ def _supervise(loaded: Loaded, sockets: Sockets, again: Callable[[], Loaded]) ->
         workers,
         work,
         [sock for sock in sockets if sock is not None],
-        funnel,
+        log_pipe,
         # A request that begins when the drain ends, and a slow reader of its answer.
         longest=settings.server.drain + settings.upstream.deadline + 30.0,
         when_hung_up=reload,
@@ -132,7 +132,7 @@ def _supervise(loaded: Loaded, sockets: Sockets, again: Callable[[], Loaded]) ->
         ),
     ).run()
     _log.info("stopped")
-    funnel.pour_all()
+    log_pipe.forward_all()
     return code
 
 
@@ -145,24 +145,26 @@ async def _work(
     `latest` is what the others have taken over since they were built from what was `loaded`. Signals are blocked until
     the worker serves.
     """
-    peers = Peers(channel)
+    worker_client = WorkerClient(channel)
     keys, writer, _ = _prepare(loaded.settings, form)
     try:
-        gateway = Gateway(loaded.settings, keys, writer, form, source=loaded.source, peers=peers, tls=tls)
+        gateway = Gateway(
+            loaded.settings, keys, writer, form, source=loaded.source, worker_client=worker_client, tls=tls
+        )
         if latest is not None:
             gateway.reloads.take_over(latest)
         gateway.reloads.renew_files()
-        await peers.open()
-        talking = asyncio.create_task(peers.run())
+        await worker_client.open()
+        talking = asyncio.create_task(worker_client.run())
         await gateway.start(sockets)
         stop = _handle_signals(signal.SIGTERM, hung_up=partial(gateway.reloads.reload, again))
-        peers.started()
-        first: list[asyncio.Future[Any]] = [stop, peers.ended]
+        worker_client.started()
+        first: list[asyncio.Future[Any]] = [stop, worker_client.ended]
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-        alone = not peers.ended.done()
-        peers.ended.add_done_callback(lambda _: gateway.unready())
-        await gateway.stop(drain=alone or peers.ended.result() == "drain", alone=alone)
-        await peers.close()
+        alone = not worker_client.ended.done()
+        worker_client.ended.add_done_callback(lambda _: gateway.unready())
+        await gateway.stop(drain=alone or worker_client.ended.result() == "drain", alone=alone)
+        await worker_client.close()
         await talking
     finally:
         writer.close()
@@ -274,9 +276,9 @@ def _invitation(gateway: str, vendor: str, aoi_id: str) -> str:
 def _prepare(settings: Settings, form: Any = None) -> tuple[KeyRing, LineWriter, Any]:
     """The key, and standard output as the place for logs."""
     keys = key_ring(settings)
-    keep_secrets(keys.withhold)
-    form = form or chosen_format(settings.log.format, terminal=sys.stdout.isatty())
-    writer = LineWriter(standard_output(), keys.withhold)
+    keep_secrets(keys.redact)
+    form = form or choose_format(settings.log.format, terminal=sys.stdout.isatty())
+    writer = LineWriter(standard_output(), keys.redact)
     configure(writer, form, settings.log.level)
     return keys, writer, form
 

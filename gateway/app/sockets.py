@@ -17,9 +17,9 @@ _BACKLOG = 1024
 class PortTakenError(Exception):
     """Somebody listens there already."""
 
-    def __init__(self, host: str, port: int, mend: str) -> None:
+    def __init__(self, host: str, port: int, hint: str) -> None:
         super().__init__(
-            f"cannot listen on {host} port {port}: it is in use, or not ours to take; choose another by {mend}"
+            f"cannot listen on {host} port {port}: it is in use, or not ours to take; choose another by {hint}"
         )
 
 
@@ -36,14 +36,14 @@ def bind_all(settings: Settings) -> Sockets:
         raise
 
 
-def _bind(host: str, port: int, mend: str) -> socket.socket:
+def _bind(host: str, port: int, hint: str) -> socket.socket:
     """A listening socket. Raises PortTakenError, whatever the reason: the words fit all of them."""
     try:
         family, address = _look_up(host, port)
         dual = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server(address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
     except (OSError, OverflowError):
-        raise PortTakenError(host, port, mend) from None
+        raise PortTakenError(host, port, hint) from None
 
 
 def _look_up(host: str, port: int) -> tuple[int, Any]:

@@ -12,10 +12,10 @@ from gateway.core.query import AssetsQuery
 from gateway.storage.base import Candidate
 from gateway.storage.entry import Entry, Reckoning, compress, entity_tag
 from gateway.storage.listing_index import Sight
-from gateway.upstream.classification import Fetched
+from gateway.upstream.classification import FetchedPage
 
 
-def admit(query: AssetsQuery, page: str, fetched: Fetched, lifetimes: Lifetimes, chance: float) -> Candidate:
+def admit(query: AssetsQuery, page: str, fetched: FetchedPage, lifetimes: Lifetimes, chance: float) -> Candidate:
     """Make the entry of a fetched answer, to be kept as `page`. `chance` in [0, 1) spreads the lifetimes."""
     listing = fetched.listing
     if listing is None:

@@ -26,16 +26,16 @@ from gateway.core.errors import (
     UpstreamRefusal,
     UpstreamTimeout,
 )
-from gateway.core.events import GenerationEnded, Observe, Tier, UpstreamFellShort, VendorForbidsStoring
+from gateway.core.events import Emit, FetchFailed, GenerationEnded, Tier, VendorForbidsStoring
 from gateway.core.query import Address, AssetsQuery
 from gateway.storage.base import Store, found_in, unfiled
 from gateway.storage.entry import Entry
 from gateway.storage.redis.leases import Turns
-from gateway.upstream.classification import Fetched
+from gateway.upstream.classification import FetchedPage
 
 # Fetch a page from the vendor: the query, the request id that is sent along, a deadline in monotonic time, and the team
 # that caused it. Raises UpstreamError or UpstreamRefusal.
-FetchPage = Callable[[AssetsQuery, str, float, str], Awaitable[Fetched]]
+FetchPage = Callable[[AssetsQuery, str, float, str], Awaitable[FetchedPage]]
 
 
 # Why a page was not stored: the vendor forbids it or gave it no lifetime, a later fetch showed more, a purge came in
@@ -125,7 +125,7 @@ class Errands:
         deadline: float,
         clock: Clock,
         chance: Callable[[], float],
-        observe: Observe,
+        emit: Emit,
     ) -> None:
         self._store = store
         self._turns = turns
@@ -137,7 +137,7 @@ class Errands:
         self._deadline = deadline
         self._clock = clock
         self._chance = chance
-        self._observe = observe
+        self._emit = emit
         self._flights: Flights[Landed] = Flights()
 
     def under_way(self, errand: Errand) -> bool:
@@ -234,14 +234,14 @@ class Errands:
         try:
             fetched = await self._fetch(errand.query, errand.request_id, deadline, errand.team)
         except UpstreamError as error:
-            self._observe(UpstreamFellShort(type(error).__name__, str(error)))
+            self._emit(FetchFailed(type(error).__name__, str(error)))
             raise
         candidate = admit(errand.query, errand.address.page, fetched, self.lifetimes, self._chance())
         shown = candidate.sight
         if shown.shows_limit(candidate.total):
             self._limits.learn(shown.limit, shown.printed, shown.end - shown.offset, shown.started)
         if not fetched.caching.storable:
-            self._observe(VendorForbidsStoring())
+            self._emit(VendorForbidsStoring())
             self._store.saw(errand.address, candidate, proof)
             named = unfiled(candidate, errand.epoch)
             return Landed(named, "here", stored=False, storable=False, unkept="no-store")
@@ -250,7 +250,7 @@ class Errands:
         except StoreDown:
             return Landed(unfiled(candidate, errand.epoch), "here", stored=False, unkept="store-down")
         if kept.ended:
-            self._observe(GenerationEnded())
+            self._emit(GenerationEnded())
         if kept.outcome != "kept":
             return Landed(kept.entry, "here", stored=False, unkept=kept.outcome)
         if kept.entry.last_use <= fetched.arrived:

@@ -19,7 +19,7 @@ from gateway.cache.policy import Fetch, Serve, ServeAndRefresh
 from gateway.cache.prefetch import Prefetch
 from gateway.core.clock import Clock
 from gateway.core.errors import NotCached, UpstreamError, UpstreamRefusal, UpstreamTimeout
-from gateway.core.events import CacheAnswered, CacheResult, Observe, Purged, Tier, purge_scope
+from gateway.core.events import CacheAnswered, CacheResult, Emit, Purged, Tier, purge_scope
 from gateway.core.query import AssetsQuery
 from gateway.storage.base import Store
 from gateway.storage.entry import Entry
@@ -99,7 +99,7 @@ class Cache:
         prefetch: int,
         idle: Callable[[], bool],
         clock: Clock,
-        observe: Observe,
+        emit: Emit,
     ) -> None:
         self._store = store
         self._windows = windows
@@ -109,7 +109,7 @@ class Cache:
         self._deadline = deadline
         self._patience = patience
         self._clock = clock
-        self._observe = observe
+        self._emit = emit
         self.prefetch = Prefetch(windows, self._bring_ahead, pages=prefetch, idle=idle)
 
     async def answer(self, query: AssetsQuery, request_id: str, wish: Wish = NO_WISH, *, team: str) -> Answer:
@@ -120,7 +120,7 @@ class Cache:
         not have the vendor asked now.
         """
         answer = await self._answer(query, request_id, wish, team)
-        self._observe(CacheAnswered(answer.result))
+        self._emit(CacheAnswered(answer.result))
         served_well = answer.result not in ("stale_if_error", "bypass") and answer.entry.status == 200
         if served_well and not wish.only_if_cached:
             self.prefetch.note(query, request_id, team)
@@ -149,7 +149,7 @@ class Cache:
         After a `soft` purge it is still served while the vendor fails.
         """
         await self._store.purge(aoi_id, soft=soft)
-        self._observe(Purged(purge_scope(aoi_id, soft=soft)))
+        self._emit(Purged(purge_scope(aoi_id, soft=soft)))
 
     async def close(self) -> None:
         """End the fetches under way."""
@@ -219,10 +219,10 @@ class Cache:
             if isinstance(error, TimeoutError) and fallback:
                 # It ran out, or was purged, while we waited; what is left is to wait like everybody else.
                 return await self._ask_vendor(errand, found, reason, fallback=False)
-            self._observe(CacheAnswered(_result(Forward(reason, stored=True, collapsed=follows))))
+            self._emit(CacheAnswered(_result(Forward(reason, stored=True, collapsed=follows))))
             raise error if isinstance(error, UpstreamError) else UpstreamTimeout("the deadline has passed") from None
         except UpstreamRefusal:
-            self._observe(CacheAnswered("bypass"))
+            self._emit(CacheAnswered("bypass"))
             raise
         now, waited = self._clock.now(), self._clock.monotonic() - began
         if landed.asked == "nobody":

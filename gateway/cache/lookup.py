@@ -16,7 +16,7 @@ from gateway.cache.policy import Decision, Fetch, Serve, ServeAndRefresh, decide
 from gateway.cache.windows import Plan, State, cut, end_of, plan
 from gateway.core.clock import Clock
 from gateway.core.errors import StoreDown
-from gateway.core.events import Observe, Tier, TierLookup
+from gateway.core.events import Emit, Tier, TierLookup
 from gateway.core.query import Address, AssetsQuery
 from gateway.storage.base import NO_SHELF, Shelf, Store, found_in
 from gateway.storage.entry import Entry
@@ -58,12 +58,12 @@ class Found(NamedTuple):
 class Windows:
     """Finds pages and windows in a store; `scope` tells vendors and accounts apart in keys."""
 
-    def __init__(self, store: Store, limits: Limits, *, scope: str, clock: Clock, observe: Observe) -> None:
+    def __init__(self, store: Store, limits: Limits, *, scope: str, clock: Clock, emit: Emit) -> None:
         self._store = store
         self._limits = limits
         self._scope = scope
         self._clock = clock
-        self._observe = observe
+        self._emit = emit
 
     async def find(self, query: AssetsQuery) -> Found:
         """The best there is for a query: fresh page, fresh window, page in grace, window in grace, or what is kept."""
@@ -83,11 +83,11 @@ class Windows:
         if shelf is not None and shelf.entry is None:
             found = self._from_memory(query, address, shelf)
             if found is not None:
-                self._observe(TierLookup("memory", "hit"))
+                self._emit(TierLookup("memory", "hit"))
                 return found, None
             shelf = None
         elif shelf is not None:
-            self._observe(TierLookup("memory", "hit"))
+            self._emit(TierLookup("memory", "hit"))
         if shelf is None:
             try:
                 shelf = await self._store.ask(address)

@@ -117,16 +117,16 @@ def _healthcheck(arguments: argparse.Namespace) -> int:
 
 
 def _purge(arguments: argparse.Namespace) -> int:
-    from gateway.app.admin_client import NotReached, Refused, purge  # noqa: PLC0415 - as above
+    from gateway.app.admin_client import GatewayUnreachable, RequestRefused, purge  # noqa: PLC0415 - as above
 
     token = _token(arguments.token_file)
     settings = _load(arguments).settings
     try:
         purge(settings.server, settings.ops, url=arguments.url, token=token, aoi_id=arguments.aoi, soft=arguments.soft)
-    except NotReached as error:
+    except GatewayUnreachable as error:
         print(error, file=sys.stderr)
         return UNREACHABLE
-    except Refused as error:
+    except RequestRefused as error:
         print(error, file=sys.stderr)
         return FAILED
     print("softly purged" if arguments.soft else "purged", arguments.aoi or "everything")
@@ -134,7 +134,7 @@ def _purge(arguments: argparse.Namespace) -> int:
 
 
 def _warm(arguments: argparse.Namespace) -> int:
-    from gateway.app.admin_client import NotReached, client_listener, own_tls  # noqa: PLC0415 - as above
+    from gateway.app.admin_client import GatewayUnreachable, client_listener, own_tls  # noqa: PLC0415 - as above
     from gateway.app.event_loop import run  # noqa: PLC0415 - as above
     from gateway.cli.progress import printable, shown  # noqa: PLC0415 - as above
     from gateway.cli.warm import warm  # noqa: PLC0415 - as above
@@ -160,7 +160,7 @@ def _warm(arguments: argparse.Namespace) -> int:
                     watch=watch,
                 )
             )
-    except NotReached as error:
+    except GatewayUnreachable as error:
         print(error, file=sys.stderr)
         return UNREACHABLE
     print(

@@ -12,7 +12,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from gateway.cli.warm import Tally, Watch
+from gateway.cli.warm import WarmSummary, Watch
 
 _SECONDS_PER_LINE = 5.0
 _MOST_SHOWN = 300
@@ -29,7 +29,7 @@ def shown(stream: TextIO) -> Iterator[Watch]:
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("")
 
-        def draw(tally: Tally) -> None:
+        def draw(tally: WarmSummary) -> None:
             progress.update(bar, total=tally.aois, completed=tally.done, description=_line(tally))
 
         yield draw
@@ -49,13 +49,13 @@ class _Lines:
         self._stream = stream
         self._due = _SECONDS_PER_LINE
 
-    def __call__(self, tally: Tally) -> None:
+    def __call__(self, tally: WarmSummary) -> None:
         if tally.seconds >= self._due and tally.done < tally.aois:
             self._due = tally.seconds + _SECONDS_PER_LINE
             print(_line(tally), file=self._stream, flush=True)
 
 
-def _line(tally: Tally) -> str:
+def _line(tally: WarmSummary) -> str:
     rate = tally.pages / tally.seconds if tally.seconds else 0.0
     return (
         f"{tally.done} of {tally.aois} AOIs, {tally.pages} pages, {rate:.1f}/s, {tally.hits} hits, "

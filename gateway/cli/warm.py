@@ -18,7 +18,7 @@ import aiohttp
 from yarl import URL
 
 from gateway import __version__
-from gateway.app.admin_client import NotReached, reason
+from gateway.app.admin_client import GatewayUnreachable, reason
 from gateway.core.clock import Clock
 from gateway.core.listing import InvalidListing, Listing, parse_listing
 from gateway.upstream.classification import parse_retry_after
@@ -34,7 +34,7 @@ _COMMENT = re.compile(r"(?:^|\s)#.*")
 
 
 @dataclass
-class Tally:
+class WarmSummary:
     """What has been done so far. `failures` has a reason for each AOI that failed."""
 
     aois: int
@@ -45,7 +45,7 @@ class Tally:
     seconds: float = 0.0
 
 
-Watch = Callable[[Tally], None]
+Watch = Callable[[WarmSummary], None]
 
 
 class Pace:
@@ -80,7 +80,7 @@ async def warm(
     concurrency: int = 4,
     rate: float = 20.0,
     watch: Watch = lambda _: None,
-) -> Tally:
+) -> WarmSummary:
     """Ask the gateway at `url` for every page of these AOIs, each once, in windows of `limit`.
 
     At most `concurrency` requests are in flight and `rate` start in a second. `watch` is called whenever something was
@@ -97,7 +97,7 @@ async def warm(
     )
     async with session:
         this = _Round(
-            session, url.rstrip("/"), limit=limit, pace=Pace(rate, clock), clock=clock, tally=Tally(len(unique)),
+            session, url.rstrip("/"), limit=limit, pace=Pace(rate, clock), clock=clock, tally=WarmSummary(len(unique)),
             watch=watch,
         )  # fmt: skip
         return await this.run(unique, concurrency)
@@ -131,7 +131,7 @@ class _Round:
 
     def __init__(
         self, session: aiohttp.ClientSession, url: str,
-        *, limit: int, pace: Pace, clock: Clock, tally: Tally, watch: Watch,
+        *, limit: int, pace: Pace, clock: Clock, tally: WarmSummary, watch: Watch,
     ) -> None:  # fmt: skip
         self._session = session
         self._url = url
@@ -143,7 +143,7 @@ class _Round:
         self._began = clock.monotonic()
         self._reached = False
 
-    async def run(self, aoi_ids: Sequence[str], concurrency: int) -> Tally:
+    async def run(self, aoi_ids: Sequence[str], concurrency: int) -> WarmSummary:
         waiting = iter(aoi_ids)
         try:
             async with asyncio.TaskGroup() as group:
@@ -220,7 +220,7 @@ class _Round:
             # Only the class is told: the words of some of aiohttp's errors hold the request's headers, token included.
             told = type(error).__name__
             if not self._reached:
-                raise NotReached(f"no gateway answers at {self._url}: {told}") from None
+                raise GatewayUnreachable(f"no gateway answers at {self._url}: {told}") from None
             raise _Failed(f"no whole answer: {told}") from None
 
     def _tell(self) -> None:

@@ -166,7 +166,7 @@ class UpstreamRetried(NamedTuple):
     reason: str
 
 
-class BreakerTurned(NamedTuple):
+class BreakerChanged(NamedTuple):
     """The vendor's circuit breaker is in another state."""
 
     state: BreakerState
@@ -182,7 +182,7 @@ class VendorResumed(NamedTuple):
     """The vendor answers again after a pause."""
 
 
-class UpstreamFellShort(NamedTuple):
+class FetchFailed(NamedTuple):
     """A fetch failed for good; `error` is the class of the exception, `message` is free of vendor bytes."""
 
     error: str
@@ -213,7 +213,7 @@ class RedisCommand(NamedTuple):
     duration: float
 
 
-class RedisWent(NamedTuple):
+class RedisAvailabilityChanged(NamedTuple):
     """Redis became usable, or not; `reason` is free of secrets. It `refuses` if it answers, and permits too little."""
 
     up: bool
@@ -252,7 +252,7 @@ class LogDropped(NamedTuple):
     lines: int
 
 
-class Stumbled(NamedTuple):
+class UnhandledError(NamedTuple):
     """Something unexpected happened while answering; the exception's class, and where it was raised."""
 
     error: str
@@ -260,4 +260,4 @@ class Stumbled(NamedTuple):
     request_id: str
 
 
-Observe = Callable[[NamedTuple], None]
+Emit = Callable[[NamedTuple], None]

@@ -44,7 +44,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gateway.core.token_bucket import TOLERANCE, Bucket
+from gateway.core.token_bucket import TOLERANCE, TokenBucket
 
 # Seconds of the rate that a process may admit without an answer of Redis, and the rate from which on it may.
 _AHEAD_SECONDS = 0.15
@@ -67,7 +67,7 @@ _MOST_USUAL_TRIP = 0.1
 _MOST_DELAY = 0.15
 
 
-class Report(NamedTuple):
+class SettlementReport(NamedTuple):
     """One question to the shared bucket.
 
     `spent` requests were admitted ahead, less the tokens that were given back; `wanted` requests wait for the answer.
@@ -84,7 +84,7 @@ class Report(NamedTuple):
     spare: int
 
 
-class Answer(NamedTuple):
+class SettlementReply(NamedTuple):
     """The answer of the shared bucket: how many of the `wanted` are admitted, and the level after that."""
 
     granted: int
@@ -98,7 +98,7 @@ class SharedBucketView:
     With `exact`, nothing is admitted ahead.
     """
 
-    own: Bucket
+    own: TokenBucket
     exact: bool
     ahead: int = 0
     unreported: int = 0
@@ -157,7 +157,7 @@ class SharedBucketView:
         """Return the seconds until there is a token, after a refusal."""
         return max(0.0, self._token_at - now)
 
-    def report(self, wanted: int, now: float) -> Report:
+    def report(self, wanted: int, now: float) -> SettlementReport:
         """Return what to ask Redis, which will be told of every request that was admitted ahead."""
         # A request may have waited for an earlier command before its own.
         delay = min(_MOST_DELAY, 2 * self._trip + (REPORT_SECONDS if self.ahead else 0.0))
@@ -165,14 +165,16 @@ class SharedBucketView:
         rate, burst = self.own.rate, self.own.burst
         # What other commands report at the same time may arrive later, and would be counted twice.
         own = burst - self.own.level(now) - (self._unconfirmed - spent)
-        return Report(rate, burst, spent, delay, wanted, own, 2 * self.ahead)
+        return SettlementReport(rate, burst, spent, delay, wanted, own, 2 * self.ahead)
 
     @property
     def usual_trip(self) -> float:
         """How long a request may wait for Redis without being held up, in seconds."""
         return min(self._trip, _MOST_USUAL_TRIP)
 
-    def answered(self, report: Report, answer: Answer, sent: float, now: float, *, late: bool) -> None:
+    def answered(
+        self, report: SettlementReport, answer: SettlementReply, sent: float, now: float, *, late: bool
+    ) -> None:
         """Take in the answer to a report that was sent at `sent`.
 
         With `late`, those who waited have been decided by `admit_late`, so what Redis granted them is reported already.
@@ -191,7 +193,7 @@ class SharedBucketView:
         wait = 0.0 if answer.level >= 1.0 - TOLERANCE else (1.0 - answer.level) / report.rate
         self._empty_until, self._token_at = sent + wait, now + wait
 
-    def failed(self, report: Report, now: float) -> None:
+    def failed(self, report: SettlementReport, now: float) -> None:
         """Take in that a report was not answered. Whether Redis counted it is not known.
 
         Nothing that was admitted before is reported any more: it might be charged long after it was admitted.

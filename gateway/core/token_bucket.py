@@ -10,7 +10,7 @@ TOLERANCE = 1e-6
 
 
 @dataclass(slots=True)
-class Bucket:
+class TokenBucket:
     """A bucket in which `used` tokens were missing at `at`, in seconds of a clock that does not go backwards.
 
     What is missing is kept instead of the level, so that a bucket that was full is still full after `burst` is raised.
@@ -22,7 +22,7 @@ class Bucket:
     at: float
 
     @classmethod
-    def full(cls, rate: float, burst: float, now: float) -> Bucket:
+    def full(cls, rate: float, burst: float, now: float) -> TokenBucket:
         """Return a bucket from which nothing was taken."""
         return cls(rate, burst, 0.0, now)
 

@@ -12,12 +12,12 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
-from gateway.doctor.report import Sheet
+from gateway.doctor.report import CheckReport
 
 _WORTH_A_WORD, _TOO_FAR = 1.0, 5.0
 
 
-class Reading(NamedTuple):
+class ClockReading(NamedTuple):
     """How many seconds another clock is ahead of ours, at least and at most."""
 
     least: float
@@ -29,7 +29,7 @@ class Reading(NamedTuple):
         return max(self.least, 0.0) + min(self.most, 0.0)
 
 
-def from_date(headers: Mapping[str, str], sent: float, received: float) -> Reading | None:
+def from_date(headers: Mapping[str, str], sent: float, received: float) -> ClockReading | None:
     """What a Date header shows (RFC 9110, section 6.6.1); times are ours, and Unix time. None when there is none."""
     try:
         date = parsedate_to_datetime(headers["Date"])
@@ -38,19 +38,19 @@ def from_date(headers: Mapping[str, str], sent: float, received: float) -> Readi
         theirs = date.timestamp() + int(headers.get("Age", "0"))
     except (KeyError, ValueError, TypeError, OverflowError):
         return None
-    return Reading(theirs - received, theirs + 1.0 - sent)
+    return ClockReading(theirs - received, theirs + 1.0 - sent)
 
 
-def compare(sheet: Sheet, name: str, whose: str, reading: Reading | None, mend: str) -> None:
+def compare(report: CheckReport, name: str, whose: str, reading: ClockReading | None, hint: str) -> None:
     """Write down what a reading means."""
     if reading is None:
-        sheet.skip(name, f"{whose} told no time")
+        report.skip(name, f"{whose} told no time")
         return
     ahead = reading.ahead
     found = f"this machine's is {abs(ahead):.1f} s {'behind' if ahead > 0 else 'ahead of'} that of {whose}"
     if abs(ahead) < _WORTH_A_WORD:
-        sheet.ok(name, f"as that of {whose}, as far as can be told")
+        report.ok(name, f"as that of {whose}, as far as can be told")
     elif abs(ahead) <= _TOO_FAR:
-        sheet.warn(name, found, mend)
+        report.warn(name, found, hint)
     else:
-        sheet.fail(name, found, mend)
+        report.fail(name, found, hint)

@@ -10,40 +10,42 @@ import sys
 
 from gateway.app.admin_client import is_gateway
 from gateway.config.options import OpsOptions, ServerOptions
-from gateway.doctor.network import Place, why
-from gateway.doctor.report import Sheet
+from gateway.doctor.network import Endpoint, why
+from gateway.doctor.report import CheckReport
 from gateway.http.listener import below_descriptor_limit
 
 
-async def examine_machine(sheet: Sheet, server: ServerOptions, ops: OpsOptions) -> None:
+async def check_machine(report: CheckReport, server: ServerOptions, ops: OpsOptions) -> None:
     """Try to take the ports, without listening on them, and count descriptors."""
-    await _port(sheet, "listener", "server", Place(server.host, server.port), server=server, ops=ops)
+    await _port(report, "listener", "server", Endpoint(server.host, server.port), server=server, ops=ops)
     if ops.port is not None:
-        await _port(sheet, "ops listener", "ops", Place(ops.host or "127.0.0.1", ops.port), server=server, ops=ops)
-    _descriptors(sheet, server)
+        await _port(report, "ops listener", "ops", Endpoint(ops.host or "127.0.0.1", ops.port), server=server, ops=ops)
+    _descriptors(report, server)
 
 
-async def _port(sheet: Sheet, name: str, section: str, place: Place, *, server: ServerOptions, ops: OpsOptions) -> None:
+async def _port(
+    report: CheckReport, name: str, section: str, place: Endpoint, *, server: ServerOptions, ops: OpsOptions
+) -> None:
     try:
         await asyncio.to_thread(_take, place)
     except (OSError, OverflowError, UnicodeError) as error:
         number = error.errno if isinstance(error, OSError) else None
         if number == errno.EADDRINUSE and await asyncio.to_thread(is_gateway, server, ops):
-            sheet.ok(name, f"a gateway serves at {place} already")
+            report.ok(name, f"a gateway serves at {place} already")
         elif number == errno.EADDRINUSE:
-            mend = f"end what listens there (`ss -ltnp 'sport = :{place.port}'` names it), or choose {section}.port"
-            sheet.fail(name, f"{place} is taken, and not by a gateway that answers", mend)
+            hint = f"end what listens there (`ss -ltnp 'sport = :{place.port}'` names it), or choose {section}.port"
+            report.fail(name, f"{place} is taken, and not by a gateway that answers", hint)
         elif number in {errno.EACCES, errno.EPERM}:
-            mend = f"choose {section}.port above 1023, or give the process the capability CAP_NET_BIND_SERVICE"
-            sheet.fail(name, f"{place} is not ours to take", mend)
+            hint = f"choose {section}.port above 1023, or give the process the capability CAP_NET_BIND_SERVICE"
+            report.fail(name, f"{place} is not ours to take", hint)
         else:
-            mend = f"{section}.host has to be an address of this machine, or 0.0.0.0 for all"
-            sheet.fail(name, f"{place} cannot be listened on: {why(error)}", mend)
+            hint = f"{section}.host has to be an address of this machine, or 0.0.0.0 for all"
+            report.fail(name, f"{place} cannot be listened on: {why(error)}", hint)
         return
-    sheet.ok(name, f"{place} is free" if place.port else f"a free port of {place.host} is taken at the start")
+    report.ok(name, f"{place} is free" if place.port else f"a free port of {place.host} is taken at the start")
 
 
-def _take(place: Place) -> None:
+def _take(place: Endpoint) -> None:
     family, kind, _, _, address = socket.getaddrinfo(
         place.host or None, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
@@ -53,17 +55,17 @@ def _take(place: Place) -> None:
         probe.bind(address)
 
 
-def _descriptors(sheet: Sheet, server: ServerOptions) -> None:
+def _descriptors(report: CheckReport, server: ServerOptions) -> None:
     name, wanted = "file descriptors", server.max_connections
     if sys.platform == "win32":
-        sheet.skip(name, "Windows has no such limit")
+        report.skip(name, "Windows has no such limit")
         return
     possible = below_descriptor_limit(wanted)
     if possible < wanted:
-        sheet.warn(
+        report.warn(
             name,
             f"the limit leaves room for {possible} connections, and server.max_connections is {wanted}",
             f"`ulimit -n {wanted * 4 // 3 + 32}` (systemd: LimitNOFILE=), or server.max_connections = {possible}",
         )
     else:
-        sheet.ok(name, f"enough for {wanted} connections")
+        report.ok(name, f"enough for {wanted} connections")

@@ -16,7 +16,7 @@ import threading
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from gateway.doctor.report import Sheet
+from gateway.doctor.report import CheckReport
 
 _RESOLVE_SECONDS = 5.0
 # The reasons with which OpenSSL tells, from version to version, that what came was no TLS record.
@@ -25,7 +25,7 @@ _EXPIRED, _NOT_YET, _OTHER_HOST = {10}, {9}, {62, 64}
 _UNKNOWN_AUTHORITY = {2, 18, 19, 20, 21}
 
 
-class Place(NamedTuple):
+class Endpoint(NamedTuple):
     """A host and a port."""
 
     host: str
@@ -35,11 +35,11 @@ class Place(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Trouble(NamedTuple):
+class ConnectError(NamedTuple):
     """What is wrong, and what mends it."""
 
     found: str
-    mend: str
+    hint: str
 
 
 def is_address(host: str) -> bool:
@@ -82,11 +82,11 @@ async def resolve(host: str) -> list[str]:
         return await answer
 
 
-async def check_names(sheet: Sheet, name: str, hosts: list[str], setting: str) -> bool:
+async def check_names(report: CheckReport, name: str, hosts: list[str], setting: str) -> bool:
     """Look up what are names of these; whether there is at least one way to go on."""
     names = [host for host in dict.fromkeys(hosts) if not is_address(host)]
     if not names:
-        sheet.skip(name, f"{setting} has an address and no name")
+        report.skip(name, f"{setting} has an address and no name")
         return True
     results = await asyncio.gather(*(resolve(host) for host in names), return_exceptions=True)
     good, bad = [], []
@@ -97,18 +97,18 @@ async def check_names(sheet: Sheet, name: str, hosts: list[str], setting: str) -
             bad.append(f"{host}: {why(result)}")
         else:
             raise result
-    mend = f"check the name in {setting}, and this machine's resolver (/etc/resolv.conf; in a cluster, its DNS)"
+    hint = f"check the name in {setting}, and this machine's resolver (/etc/resolv.conf; in a cluster, its DNS)"
     if not bad:
-        sheet.ok(name, "; ".join(good))
+        report.ok(name, "; ".join(good))
     elif good or len(names) < len(set(hosts)):
-        sheet.warn(name, "; ".join(bad), mend)
+        report.warn(name, "; ".join(bad), hint)
     else:
-        sheet.fail(name, "; ".join(bad), mend, unreachable=True)
+        report.fail(name, "; ".join(bad), hint, unreachable=True)
         return False
     return True
 
 
-async def connect(place: Place, seconds: float, **options: Any) -> Connection:
+async def connect(place: Endpoint, seconds: float, **options: Any) -> Connection:
     """Make a connection. Raises OSError, TimeoutError among them."""
     async with asyncio.timeout(seconds):
         reader, writer = await asyncio.open_connection(place.host, place.port, happy_eyeballs_delay=0.25, **options)
@@ -124,7 +124,7 @@ class Connection(NamedTuple):
     @property
     def peer(self) -> str:
         """The address at the other end."""
-        return str(Place(*self.writer.get_extra_info("peername")[:2]))
+        return str(Endpoint(*self.writer.get_extra_info("peername")[:2]))
 
     async def close(self) -> None:
         """Close it, and wait a moment for that."""
@@ -148,33 +148,41 @@ def why(error: BaseException) -> str:
     return type(error).__name__
 
 
-def tls_trouble(error: BaseException, host: str, *, authority: str, address: str) -> Trouble:
+def tls_trouble(error: BaseException, host: str, *, authority: str, address: str) -> ConnectError:
     """What a failed handshake means. `authority` and `address` are the settings of the CA and of the host."""
     code = error.verify_code if isinstance(error, ssl.SSLCertVerificationError) else None
     reason = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
     if code in _EXPIRED:
-        mend = f"if this machine's clock is right, whoever runs {host} has to renew it; else let NTP set the clock"
-        return Trouble("the certificate has expired", mend)
+        hint = f"if this machine's clock is right, whoever runs {host} has to renew it; else let NTP set the clock"
+        return ConnectError("the certificate has expired", hint)
     if code in _NOT_YET:
-        return Trouble("the certificate is not valid yet", "let NTP set this machine's clock; it is most likely behind")
+        return ConnectError(
+            "the certificate is not valid yet", "let NTP set this machine's clock; it is most likely behind"
+        )
     if code in _OTHER_HOST:
-        mend = f"check the host in {address}; if it is right, something else answers in its place (DNS, a proxy)"
-        return Trouble(f"the certificate is for another host than {host}", mend)
+        hint = f"check the host in {address}; if it is right, something else answers in its place (DNS, a proxy)"
+        return ConnectError(f"the certificate is for another host than {host}", hint)
     if code in _UNKNOWN_AUTHORITY:
-        mend = (
+        hint = (
             f"name the CA's certificate by {authority} (a proxy that opens TLS has a CA of its own), or install the "
             "system's (the package ca-certificates)"
         )
-        return Trouble("the certificate is from an authority that is not known here", mend)
+        return ConnectError("the certificate is from an authority that is not known here", hint)
     if code is not None:
-        return Trouble(f"the certificate is not accepted (OpenSSL's code {code})", f"see {authority} and {address}")
+        return ConnectError(
+            f"the certificate is not accepted (OpenSSL's code {code})", f"see {authority} and {address}"
+        )
     if _NO_TLS.search(reason):
-        return Trouble("what answers is no TLS", f"check scheme and port in {address}")
+        return ConnectError("what answers is no TLS", f"check scheme and port in {address}")
     if isinstance(error, TimeoutError) or "taking longer" in str(error):
-        return Trouble("no answer to the handshake in time", f"check the port in {address}, and firewalls on the way")
+        return ConnectError(
+            "no answer to the handshake in time", f"check the port in {address}, and firewalls on the way"
+        )
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ConnectionError | EOFError):
-        return Trouble(
+        return ConnectError(
             "the connection was cut during the handshake", f"check the port in {address}, and firewalls on the way"
         )
     told = reason.lower().replace("_", " ") or type(error).__name__
-    return Trouble(f"the handshake failed: {told}", f"check what {address} names: it wants another TLS than this one")
+    return ConnectError(
+        f"the handshake failed: {told}", f"check what {address} names: it wants another TLS than this one"
+    )

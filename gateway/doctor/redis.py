@@ -31,9 +31,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from gateway.config.options import CacheOptions
 from gateway.config.store_url import StoreUrl, parse
 from gateway.core.clock import Clock
-from gateway.doctor.clocks import Reading
-from gateway.doctor.network import Place, check_names, connect, tls_trouble, why
-from gateway.doctor.report import Sheet
+from gateway.doctor.clocks import ClockReading
+from gateway.doctor.network import Endpoint, check_names, connect, tls_trouble, why
+from gateway.doctor.report import CheckReport
 from gateway.storage.entry import FORMAT_VERSION
 from gateway.storage.redis.client import MasterIsDown, SentinelLoginRefused, close
 from gateway.storage.redis.client import connect as redis_client
@@ -55,12 +55,12 @@ def planned(url: str) -> tuple[str, ...]:
     return (DNS, CONNECT, *tls, LOGIN, VERSION, RIGHTS, MEMORY, SPEED)
 
 
-class Examination:
+class RedisCheck:
     """One look at Redis. `reading` is what its TIME shows."""
 
-    def __init__(self, sheet: Sheet, options: CacheOptions, url: str, clock: Clock) -> None:
-        self.sheet = sheet
-        self.reading: Reading | None = None
+    def __init__(self, report: CheckReport, options: CacheOptions, url: str, clock: Clock) -> None:
+        self.report = report
+        self.reading: ClockReading | None = None
         self._options = options
         self._url = url
         self._store: StoreUrl = parse(url)
@@ -70,8 +70,8 @@ class Examination:
 
     async def run(self) -> None:
         """Try everything, and write it down."""
-        places = [Place(host, port) for host, port in self._store.hosts]
-        names = await check_names(self.sheet, DNS, [place.host for place in places], "cache.url")
+        places = [Endpoint(host, port) for host, port in self._store.hosts]
+        names = await check_names(self.report, DNS, [place.host for place in places], "cache.url")
         if names and await self._reached(places):
             self._client = redis_client(self._url, max(self._options.redis_timeout, _SECONDS))
             try:
@@ -81,9 +81,9 @@ class Examination:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_SECONDS):
                         await close(self._client)
-        self.sheet.skip_rest()
+        self.report.skip_rest()
 
-    async def _reached(self, places: list[Place]) -> bool:
+    async def _reached(self, places: list[Endpoint]) -> bool:
         results = await asyncio.gather(*(_touch(place) for place in places), return_exceptions=True)
         good, bad = [], []
         for place, result in zip(places, results, strict=True):
@@ -93,13 +93,13 @@ class Examination:
                 bad.append(f"{place}: {why(result)}")
             else:
                 raise result
-        mend = "start Redis, or correct host and port in cache.url; a firewall on the way may be shut"
+        hint = "start Redis, or correct host and port in cache.url; a firewall on the way may be shut"
         if not bad:
-            self.sheet.ok(CONNECT, f"{', '.join(good)} takes connections")
+            self.report.ok(CONNECT, f"{', '.join(good)} takes connections")
         elif good:
-            self.sheet.warn(CONNECT, "; ".join(bad), mend)
+            self.report.warn(CONNECT, "; ".join(bad), hint)
         else:
-            self.sheet.fail(CONNECT, "; ".join(bad), mend, unreachable=True)
+            self.report.fail(CONNECT, "; ".join(bad), hint, unreachable=True)
         return bool(good)
 
     async def _greeted(self, host: str) -> bool:
@@ -110,8 +110,8 @@ class Examination:
             self._not_greeted(error, host)
             return False
         if self._store.tls:
-            self.sheet.ok(TLS, "the certificate is accepted")
-        self.sheet.ok(LOGIN, f"PING is answered, {'with' if any(self._store.login) else 'without'} a password")
+            self.report.ok(TLS, "the certificate is accepted")
+        self.report.ok(LOGIN, f"PING is answered, {'with' if any(self._store.login) else 'without'} a password")
         return True
 
     def _not_greeted(self, error: BaseException, host: str) -> None:
@@ -126,38 +126,38 @@ class Examination:
             trouble = tls_trouble(
                 handshake, host, authority="ssl_ca_certs=FILE in cache.url's query", address="cache.url"
             )
-            self.sheet.fail(TLS, trouble.found, trouble.mend)
+            self.report.fail(TLS, trouble.found, trouble.hint)
             return
         if tls and answered:
-            self.sheet.ok(TLS, "the certificate is accepted")
+            self.report.ok(TLS, "the certificate is accepted")
         told = code(error)
         if isinstance(error, AuthenticationError) or told in {"NOAUTH", "WRONGPASS"}:
             self._refused_login(error)
         elif self._store.sentinel and isinstance(error, MasterNotFoundError | NoPermissionError | RedisConnectionError):
             self._no_master(error)
         elif isinstance(error, RedisClusterException | ClusterError):
-            mend = "if it is a single server, write redis://; else see `CLUSTER INFO` on a node"
-            self.sheet.fail(LOGIN, "it is no Redis Cluster that is whole", mend)
+            hint = "if it is a single server, write redis://; else see `CLUSTER INFO` on a node"
+            self.report.fail(LOGIN, "it is no Redis Cluster that is whole", hint)
         elif isinstance(error, TimeoutError | RedisTimeoutError):
-            mend = "it hangs, or something else has the port: see its log and its machine's load; check cache.url"
+            hint = "it hangs, or something else has the port: see its log and its machine's load; check cache.url"
             if tls:
-                mend = f"{mend} (a port without TLS is silent too)"
-            self.sheet.fail(TLS if tls else LOGIN, f"no answer within {_SECONDS:g} s", mend, unreachable=True)
+                hint = f"{hint} (a port without TLS is silent too)"
+            self.report.fail(TLS if tls else LOGIN, f"no answer within {_SECONDS:g} s", hint, unreachable=True)
         elif answered:
-            self.sheet.fail(LOGIN, f"PING is refused ({told})", mend_for({told}, self._options.key_prefix))
+            self.report.fail(LOGIN, f"PING is refused ({told})", hint_for({told}, self._options.key_prefix))
         else:
-            mend = f"{_CHECK_URL}: another server may have the port, or it wants {'no TLS' if tls else 'rediss://'}"
-            self.sheet.fail(LOGIN, f"what answers does not speak like Redis ({type(error).__name__})", mend)
+            hint = f"{_CHECK_URL}: another server may have the port, or it wants {'no TLS' if tls else 'rediss://'}"
+            self.report.fail(LOGIN, f"what answers does not speak like Redis ({type(error).__name__})", hint)
 
     def _refused_login(self, error: BaseException) -> None:
         if isinstance(error, SentinelLoginRefused):
-            self.sheet.fail(
+            self.report.fail(
                 LOGIN, f"the Sentinels refuse the login ({code(error)})",
                 "put their user and password into cache.url as ?sentinel_username= and ?sentinel_password=, "
                 "percent-encoded, if they are not those of the master",
             )  # fmt: skip
         else:
-            self.sheet.fail(
+            self.report.fail(
                 LOGIN, f"refused ({code(error)})",
                 "put the right user and password into cache.url (redis://USER:PASSWORD@HOST, percent-encoded); a file "
                 "named by cache.url_file keeps them out of the configuration",
@@ -165,18 +165,18 @@ class Examination:
 
     def _no_master(self, error: BaseException) -> None:
         if isinstance(error, NoPermissionError):
-            mend = "permit it there: `ACL SETUSER USER +ping +sentinel|masters`"
-            self.sheet.fail(LOGIN, "the Sentinels refuse SENTINEL MASTERS (NOPERM)", mend)
+            hint = "permit it there: `ACL SETUSER USER +ping +sentinel|masters`"
+            self.report.fail(LOGIN, "the Sentinels refuse SENTINEL MASTERS (NOPERM)", hint)
         elif isinstance(error, MasterIsDown):
-            mend = "start the master, or wait for the failover; `SENTINEL masters` shows its state"
-            self.sheet.fail(LOGIN, "the Sentinels know the master, and say that it is down", mend)
+            hint = "start the master, or wait for the failover; `SENTINEL masters` shows its state"
+            self.report.fail(LOGIN, "the Sentinels know the master, and say that it is down", hint)
         elif isinstance(error, MasterNotFoundError):
-            mend = "check the service's name in cache.url; `SENTINEL masters` lists the names"
-            self.sheet.fail(LOGIN, "no Sentinel knows a master of that name", mend)
+            hint = "check the service's name in cache.url; `SENTINEL masters` lists the names"
+            self.report.fail(LOGIN, "no Sentinel knows a master of that name", hint)
         else:
-            mend = "the address that `SENTINEL masters` shows has to be one that this machine can reach"
-            self.sheet.fail(
-                LOGIN, "the Sentinels, or the master that they name, cannot be reached", mend, unreachable=True
+            hint = "the address that `SENTINEL masters` shows has to be one that this machine can reach"
+            self.report.fail(
+                LOGIN, "the Sentinels, or the master that they name, cannot be reached", hint, unreachable=True
             )
 
     async def _examined(self) -> None:
@@ -184,12 +184,12 @@ class Examination:
         try:
             server, memory = await self._info("server"), await self._info("memory")
         except ResponseError as error:
-            self.sheet.skip(VERSION, f"INFO is refused ({code(error)})")
+            self.report.skip(VERSION, f"INFO is refused ({code(error)})")
         if server is not None and not self._judge_version(server):
             return
         await self._rights(info=server is not None)
         if memory is None:
-            self.sheet.skip(MEMORY, "INFO is refused")
+            self.report.skip(MEMORY, "INFO is refused")
         else:
             self._judge_memory(memory)
         await self._speed()
@@ -199,16 +199,16 @@ class Examination:
         cluster = isinstance(self._client, RedisCluster)
         if kind == "sentinel" or (kind == "cluster") != cluster:
             scheme = {"sentinel": "redis+sentinel://", "cluster": "redis+cluster://"}.get(kind, "redis://")
-            self.sheet.fail(VERSION, f"this is a server of another kind ({kind})", f"cache.url has to begin {scheme}")
+            self.report.fail(VERSION, f"this is a server of another kind ({kind})", f"cache.url has to begin {scheme}")
             return False
         for server in servers:
             valkey = "valkey_version" in server
             version = str(server.get("valkey_version" if valkey else "redis_version", ""))
             numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
             if not valkey and numbers < _LEAST_VERSION:
-                self.sheet.fail(VERSION, f"Redis {version} is too old", "Redis 6.2 or later, or Valkey, is needed")
+                self.report.fail(VERSION, f"Redis {version} is too old", "Redis 6.2 or later, or Valkey, is needed")
                 return False
-        self.sheet.ok(VERSION, f"{'Valkey' if valkey else 'Redis'} {version}, {len(servers)} node(s)")
+        self.report.ok(VERSION, f"{'Valkey' if valkey else 'Redis'} {version}, {len(servers)} node(s)")
         return True
 
     async def _rights(self, *, info: bool) -> None:
@@ -216,7 +216,7 @@ class Examination:
             async with asyncio.timeout(2 * _SECONDS):
                 found = await refused_commands(self._client, self._name, _SECONDS)
         except _FAILURES as error:
-            self.sheet.fail(
+            self.report.fail(
                 RIGHTS, f"it answers no more ({type(error).__name__})", "see its log and its machine's load"
             )
             return
@@ -224,13 +224,13 @@ class Examination:
             sent = self._clock.now()
             seconds, microseconds = await self._call(lambda client: client.time())
             time = int(seconds) + int(microseconds) / 1e6
-            self.reading = Reading(time - self._clock.now(), time - sent)
+            self.reading = ClockReading(time - self._clock.now(), time - sent)
         refused = found if info else {"INFO": "NOPERM", **found}
         if refused:
             words = ", ".join(f"{command} ({word})" for command, word in refused.items())
-            self.sheet.fail(RIGHTS, f"refused: {words}", mend_for(set(refused.values()), self._options.key_prefix))
+            self.report.fail(RIGHTS, f"refused: {words}", hint_for(set(refused.values()), self._options.key_prefix))
         else:
-            self.sheet.ok(RIGHTS, f"reads, writes, scripts and messages under {self._options.key_prefix}:*")
+            self.report.ok(RIGHTS, f"reads, writes, scripts and messages under {self._options.key_prefix}:*")
 
     def _judge_memory(self, servers: list[dict[str, Any]]) -> None:
         least = min(int(server.get("maxmemory", 0)) for server in servers)
@@ -240,10 +240,10 @@ class Examination:
             f"maxmemory-policy is {name}" for name in sorted(bad)
         ]
         if wrong:
-            mend = "maxmemory 256mb (or what there is) and maxmemory-policy allkeys-lru, in redis.conf or by CONFIG SET"
-            self.sheet.warn(MEMORY, " and ".join(wrong), mend)
+            hint = "maxmemory 256mb (or what there is) and maxmemory-policy allkeys-lru, in redis.conf or by CONFIG SET"
+            self.report.warn(MEMORY, " and ".join(wrong), hint)
         else:
-            self.sheet.ok(MEMORY, f"at most {least // 2**20} MiB, allkeys-lru")
+            self.report.ok(MEMORY, f"at most {least // 2**20} MiB, allkeys-lru")
 
     async def _speed(self) -> None:
         took = []
@@ -253,14 +253,14 @@ class Examination:
                 await self._call(lambda client: client.ping())
                 took.append(self._clock.monotonic() - began)
         except _FAILURES as error:
-            self.sheet.fail(SPEED, f"PING fails ({type(error).__name__})", "see its log and its machine's load")
+            self.report.fail(SPEED, f"PING fails ({type(error).__name__})", "see its log and its machine's load")
             return
         median, limit = statistics.median(took), self._options.redis_timeout
         found = f"{median * 1000:.1f} ms, and cache.redis_timeout is {limit * 1000:g} ms"
         if median > limit / 5:
-            self.sheet.warn(SPEED, found, "bring Redis nearer, or raise cache.redis_timeout to ten round trips or so")
+            self.report.warn(SPEED, found, "bring Redis nearer, or raise cache.redis_timeout to ten round trips or so")
         else:
-            self.sheet.ok(SPEED, found)
+            self.report.ok(SPEED, found)
 
     async def _info(self, section: str) -> list[dict[str, Any]]:
         if not isinstance(self._client, RedisCluster):
@@ -272,7 +272,7 @@ class Examination:
             return await send(self._client)
 
 
-async def _touch(place: Place) -> None:
+async def _touch(place: Endpoint) -> None:
     await (await connect(place, _SECONDS)).close()
 
 
@@ -286,14 +286,14 @@ def _tls_error(error: BaseException | None) -> BaseException | None:
     return error
 
 
-def mend_for(codes: set[str], prefix: str) -> str:
+def hint_for(codes: set[str], prefix: str) -> str:
     """Return the remedy for refusals with these codes."""
     if "READONLY" in codes:
         return "cache.url names a replica, which takes no writes: name the master, or ask Sentinels for it"
     if "OOM" in codes:
         return "it is full: maxmemory-policy allkeys-lru makes it forget by itself, or give it more maxmemory"
     if "MISCONF" in codes:
-        return 'it cannot write its dump and refuses writes: mend its disk, or switch dumps off (save "")'
+        return 'it cannot write its dump and refuses writes: hint its disk, or switch dumps off (save "")'
     if "unknown command" in codes:
         return "a command is renamed or disabled (rename-command in redis.conf): the gateway needs it by its own name"
     if "LOADING" in codes:

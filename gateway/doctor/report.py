@@ -18,16 +18,16 @@ _STYLES = {"ok": "green", "warn": "yellow", "FAIL": "bold red", "skip": "dim"}
 
 
 class Finding(NamedTuple):
-    """One line, and its mend. `unreachable`: somebody whom the gateway needs did not answer at all."""
+    """One line, and its hint. `unreachable`: somebody whom the gateway needs did not answer at all."""
 
     state: State
     name: str
     found: str
-    mend: str = ""
+    hint: str = ""
     unreachable: bool = False
 
 
-class Sheet:
+class CheckReport:
     """The findings of one examination, in order. `planned` are the checks that it is made of."""
 
     def __init__(self, *planned: str) -> None:
@@ -38,13 +38,13 @@ class Sheet:
         """All is well."""
         self.findings.append(Finding("ok", name, found))
 
-    def warn(self, name: str, found: str, mend: str) -> None:
+    def warn(self, name: str, found: str, hint: str) -> None:
         """It works, and should be mended all the same."""
-        self.findings.append(Finding("warn", name, found, mend))
+        self.findings.append(Finding("warn", name, found, hint))
 
-    def fail(self, name: str, found: str, mend: str, *, unreachable: bool = False) -> None:
+    def fail(self, name: str, found: str, hint: str, *, unreachable: bool = False) -> None:
         """It does not work."""
-        self.findings.append(Finding("FAIL", name, found, mend, unreachable))
+        self.findings.append(Finding("FAIL", name, found, hint, unreachable))
 
     def skip(self, name: str, because: str) -> None:
         """It was not tried."""
@@ -68,7 +68,7 @@ def show(findings: Iterable[Finding], stream: TextIO) -> None:
     """Write findings; in colours where a person looks on."""
     console = Console(file=stream, soft_wrap=True, highlight=False) if stream.isatty() else None
     for finding in findings:
-        rest = f" {finding.name}: {finding.found}" + (f"\n     mend: {finding.mend}" if finding.mend else "")
+        rest = f" {finding.name}: {finding.found}" + (f"\n     hint: {finding.hint}" if finding.hint else "")
         if console is None:
             print(f"{finding.state:<4}{rest}", file=stream, flush=True)
         else:

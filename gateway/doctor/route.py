@@ -15,8 +15,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from gateway.config.options import UpstreamOptions
 from gateway.core.clock import Clock
 from gateway.core.hosts import is_loopback
-from gateway.doctor.network import Connection, Place, Trouble, check_names, connect, tls_trouble, why
-from gateway.doctor.report import Sheet
+from gateway.doctor.network import ConnectError, Connection, Endpoint, check_names, connect, tls_trouble, why
+from gateway.doctor.report import CheckReport
 from gateway.upstream.tls import upstream_tls
 
 # Whatever `upstream.connect_timeout` says, nobody waits longer for a diagnosis.
@@ -30,26 +30,26 @@ class _ProxyRefusedError(Exception):
     """The proxy made no tunnel; the message says with which status."""
 
 
-async def examine_way(sheet: Sheet, options: UpstreamOptions, clock: Clock) -> bool:
+async def check_route(report: CheckReport, options: UpstreamOptions, clock: Clock) -> bool:
     """Go the way that every call goes, up to the point where the key would be sent; whether that worked."""
     proxy = None if options.proxy is None else urlsplit(options.proxy.get_secret_value())
     vendor = urlsplit(options.base_url)
     first, whose = (vendor, "vendor") if proxy is None else (proxy, "proxy")
     setting = "upstream.base_url" if proxy is None else "upstream.proxy"
     place = _place(first)
-    if not await check_names(sheet, f"{whose} DNS", [place.host], setting):
+    if not await check_names(report, f"{whose} DNS", [place.host], setting):
         return False
-    connection = await _connected(sheet, f"{whose} connect", place, options, through_proxy=proxy is not None)
+    connection = await _connected(report, f"{whose} connect", place, options, through_proxy=proxy is not None)
     if connection is None:
         return False
     try:
-        return await _secured(sheet, connection, proxy, options, clock)
+        return await _secured(report, connection, proxy, options, clock)
     finally:
         await connection.close()
 
 
 async def _connected(
-    sheet: Sheet, name: str, place: Place, options: UpstreamOptions, *, through_proxy: bool
+    report: CheckReport, name: str, place: Endpoint, options: UpstreamOptions, *, through_proxy: bool
 ) -> Connection | None:
     setting = "upstream.proxy" if through_proxy else "upstream.base_url"
     limit = min(options.connect_timeout, _LONGEST)
@@ -60,25 +60,25 @@ async def _connected(
         connection = await connect(place, limit, **tls)
     except ssl.SSLError as error:
         told = tls_trouble(error, place.host, authority="upstream.ca_file", address=setting)
-        sheet.fail(name, f"{place}: {told.found}", told.mend)
+        report.fail(name, f"{place}: {told.found}", told.hint)
         return None
     except TimeoutError:
-        mend = f"a firewall may drop what is sent to {place}; open the way, or set upstream.proxy"
+        hint = f"a firewall may drop what is sent to {place}; open the way, or set upstream.proxy"
         if through_proxy:
-            mend = f"a firewall may drop what is sent to {place}; check upstream.proxy"
-        sheet.fail(name, f"{place} does not answer within {limit:g} s", mend, unreachable=True)
+            hint = f"a firewall may drop what is sent to {place}; check upstream.proxy"
+        report.fail(name, f"{place} does not answer within {limit:g} s", hint, unreachable=True)
         return None
     except OSError as error:
-        mend = f"check host and port in {setting}, and firewalls on the way"
-        sheet.fail(name, f"{place}: {why(error)}", mend, unreachable=True)
+        hint = f"check host and port in {setting}, and firewalls on the way"
+        report.fail(name, f"{place}: {why(error)}", hint, unreachable=True)
         return None
     through = ", through which all calls go (upstream.proxy)" if through_proxy else ""
-    sheet.ok(name, f"{connection.peer} takes connections{through}")
+    report.ok(name, f"{connection.peer} takes connections{through}")
     return connection
 
 
 async def _secured(
-    sheet: Sheet,
+    report: CheckReport,
     connection: Connection,
     proxy: SplitResult | None,
     options: UpstreamOptions,
@@ -88,23 +88,25 @@ async def _secured(
     host = vendor.hostname or ""
     if vendor.scheme != "https":
         if is_loopback(host):
-            sheet.skip(TLS, "upstream.base_url is http:// on this machine")
+            report.skip(TLS, "upstream.base_url is http:// on this machine")
         else:
             found = "upstream.base_url is http://, so that the key travels in plain text"
-            sheet.warn(TLS, found, "write https://")
+            report.warn(TLS, found, "write https://")
         return True
     try:
         await _handshake(connection, proxy, options, upstream_tls(options.ca_file))
     except _ProxyRefusedError as error:
-        told = Trouble(f"the proxy makes no tunnel: {error}", "check the password in upstream.proxy, and its rules")
-        sheet.fail(TLS, told.found, told.mend)
+        told = ConnectError(
+            f"the proxy makes no tunnel: {error}", "check the password in upstream.proxy, and its rules"
+        )
+        report.fail(TLS, told.found, told.hint)
         return False
     except (OSError, EOFError, ValueError) as error:  # ValueError: a head without an end
         told = tls_trouble(error, host, authority="upstream.ca_file", address="upstream.base_url")
-        sheet.fail(TLS, told.found, told.mend, unreachable=isinstance(error, TimeoutError))
+        report.fail(TLS, told.found, told.hint, unreachable=isinstance(error, TimeoutError))
         return False
-    _expiry(sheet, connection.writer.get_extra_info("ssl_object"), clock)
-    await _check_strictly(sheet, proxy, options)
+    _expiry(report, connection.writer.get_extra_info("ssl_object"), clock)
+    await _check_strictly(report, proxy, options)
     return True
 
 
@@ -120,7 +122,7 @@ async def _handshake(
         await connection.writer.start_tls(context, server_hostname=vendor.hostname or "", ssl_handshake_timeout=limit)
 
 
-async def _check_strictly(sheet: Sheet, proxy: SplitResult | None, options: UpstreamOptions) -> None:
+async def _check_strictly(report: CheckReport, proxy: SplitResult | None, options: UpstreamOptions) -> None:
     """Warn of a certificate that only lenient verification accepts, with a second connection."""
     first = urlsplit(options.base_url) if proxy is None else proxy
     tls: dict[str, Any] = {}
@@ -131,7 +133,7 @@ async def _check_strictly(sheet: Sheet, proxy: SplitResult | None, options: Upst
         try:
             await _handshake(connection, proxy, options, upstream_tls(options.ca_file, strict=True))
         except ssl.SSLCertVerificationError as error:
-            sheet.warn(
+            report.warn(
                 "vendor certificate",
                 f"the certificate or its authority violates RFC 5280 ({error.verify_message})",
                 "the gateway accepts it, but clients that verify strictly, such as those in Python 3.13, do not; have "
@@ -141,7 +143,7 @@ async def _check_strictly(sheet: Sheet, proxy: SplitResult | None, options: Upst
             await connection.close()
 
 
-async def _tunnel(connection: Connection, vendor: Place, proxy: SplitResult) -> None:
+async def _tunnel(connection: Connection, vendor: Endpoint, proxy: SplitResult) -> None:
     head = f"CONNECT {vendor} HTTP/1.1\r\nHost: {vendor}\r\n"
     if proxy.username is not None:
         pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
@@ -159,15 +161,15 @@ async def _tunnel(connection: Connection, vendor: Place, proxy: SplitResult) -> 
         raise _ProxyRefusedError(f"it answers {status}" if status.isdigit() else "it is no HTTP proxy")
 
 
-def _expiry(sheet: Sheet, tls: ssl.SSLObject, clock: Clock) -> None:
+def _expiry(report: CheckReport, tls: ssl.SSLObject, clock: Clock) -> None:
     certificate: dict[str, Any] = tls.getpeercert() or {}
     days = int((ssl.cert_time_to_seconds(str(certificate["notAfter"])) - clock.now()) / _DAY)
     found = f"{tls.version()}; the certificate is good for {days} more days"
     if days < _DAYS_LEFT:
-        sheet.warn(TLS, found, "whoever runs the host has to renew it soon; ask, if that is not automatic")
+        report.warn(TLS, found, "whoever runs the host has to renew it soon; ask, if that is not automatic")
     else:
-        sheet.ok(TLS, found)
+        report.ok(TLS, found)
 
 
-def _place(parts: SplitResult) -> Place:
-    return Place(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+def _place(parts: SplitResult) -> Endpoint:
+    return Endpoint(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))

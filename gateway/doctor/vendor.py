@@ -18,8 +18,8 @@ from gateway.core.clock import Clock
 from gateway.core.errors import UpstreamError, UpstreamUnreachable
 from gateway.core.listing import MAX_ENVELOPE_BYTES, InvalidListing, parse_envelope, parse_listing
 from gateway.core.query import AssetsQuery
-from gateway.doctor.clocks import Reading, from_date
-from gateway.doctor.report import Sheet
+from gateway.doctor.clocks import ClockReading, from_date
+from gateway.doctor.report import CheckReport
 from gateway.upstream.body import read_body
 from gateway.upstream.client import client_session, request_headers
 from gateway.upstream.keys import KeyRing, VendorKey
@@ -41,7 +41,7 @@ _NOT_PIXXEL = "check upstream.base_url: something else than the vendor's API ans
 class _Judged(NamedTuple):
     verdict: Verdict
     found: str
-    mend: str = ""
+    hint: str = ""
     unreachable: bool = False
 
 
@@ -51,17 +51,19 @@ class _Answer(NamedTuple):
     body: bytes
 
 
-class Inquiry:
+class VendorCheck:
     """The questions about the keys, asked one after the other. `reading` is what the first answer's Date shows."""
 
-    def __init__(self, sheet: Sheet, options: UpstreamOptions, keys: KeyRing, aoi_id: str | None, clock: Clock) -> None:
-        self._sheet = sheet
+    def __init__(
+        self, report: CheckReport, options: UpstreamOptions, keys: KeyRing, aoi_id: str | None, clock: Clock
+    ) -> None:
+        self._report = report
         self._options = options
         self._keys = keys
         self._aoi_id = aoi_id
         self._query = AssetsQuery(aoi_id or NO_AOI, 0, 1)
         self._clock = clock
-        self.reading: Reading | None = None
+        self.reading: ClockReading | None = None
 
     async def run(self) -> None:
         """Ask, and write down what was said."""
@@ -78,29 +80,29 @@ class Inquiry:
             self._write(judged)
             for previous in others:
                 if judged.unreachable:
-                    self._sheet.skip(PREVIOUS, f"{KEY} failed")
+                    self._report.skip(PREVIOUS, f"{KEY} failed")
                 else:
                     self._write_previous(await self._ask(session, previous, scheme))
 
     def _write(self, judged: _Judged) -> None:
         match judged.verdict:
             case "accepted":
-                self._sheet.ok(KEY, judged.found)
+                self._report.ok(KEY, judged.found)
             case "unknown":
-                self._sheet.warn(KEY, judged.found, judged.mend)
+                self._report.warn(KEY, judged.found, judged.hint)
             case _:
-                self._sheet.fail(KEY, judged.found, judged.mend, unreachable=judged.unreachable)
+                self._report.fail(KEY, judged.found, judged.hint, unreachable=judged.unreachable)
 
     def _write_previous(self, judged: _Judged) -> None:
         match judged.verdict:
             case "accepted":
-                self._sheet.ok(PREVIOUS, "still accepted")
+                self._report.ok(PREVIOUS, "still accepted")
             case "refused":
-                self._sheet.warn(
+                self._report.warn(
                     PREVIOUS, "not accepted any more", "when the rotation is over, remove upstream.previous_api_key"
                 )
             case _:
-                self._sheet.warn(PREVIOUS, judged.found, judged.mend)
+                self._report.warn(PREVIOUS, judged.found, judged.hint)
 
     async def _ask(self, session: aiohttp.ClientSession, key: VendorKey, scheme: Scheme) -> _Judged:
         options = self._options
@@ -119,14 +121,14 @@ class Inquiry:
                 most = options.max_body_bytes if response.status == 200 else MAX_ENVELOPE_BYTES
                 answer = _Answer(response.status, response.headers, await read_body(response, most))
         except TimeoutError:  # aiohttp's own are among them
-            mend = "ask the vendor, or see its status page; while it hangs, the gateway serves what it has kept"
-            return _Judged("trouble", f"no complete answer within {limit:g} s", mend, unreachable=True)
+            hint = "ask the vendor, or see its status page; while it hangs, the gateway serves what it has kept"
+            return _Judged("trouble", f"no complete answer within {limit:g} s", hint, unreachable=True)
         except aiohttp.ClientHttpProxyError as error:
-            mend = "check the password in upstream.proxy, and its rules"
-            return _Judged("trouble", f"the proxy answers {error.status} in the vendor's place", mend)
+            hint = "check the password in upstream.proxy, and its rules"
+            return _Judged("trouble", f"the proxy answers {error.status} in the vendor's place", hint)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError, UpstreamUnreachable) as error:
-            mend = "ask the vendor, or see its status page; or a proxy on the way cuts connections"
-            return _Judged("trouble", f"no answer: {type(error).__name__}", mend, unreachable=True)
+            hint = "ask the vendor, or see its status page; or a proxy on the way cuts connections"
+            return _Judged("trouble", f"no answer: {type(error).__name__}", hint, unreachable=True)
         except (aiohttp.ClientError, UpstreamError, zlib.error, ValueError) as error:
             # Only the class is told: the words of some of aiohttp's errors hold the request's headers, key included.
             return _Judged("trouble", f"the answer cannot be read: {type(error).__name__}", _NOT_PIXXEL)
@@ -147,25 +149,25 @@ class Inquiry:
                 return self._judge_forbidden()
             case 429:
                 wait = answer.headers.get("Retry-After", "")
-                mend = f"try again in {wait} s" if wait.isascii() and wait.isdigit() and len(wait) < 7 else "try later"
-                return _Judged("unknown", "the vendor limits our rate (429), and says nothing of the key", mend)
+                hint = f"try again in {wait} s" if wait.isascii() and wait.isdigit() and len(wait) < 7 else "try later"
+                return _Judged("unknown", "the vendor limits our rate (429), and says nothing of the key", hint)
             case _ if 300 <= status < 400:
-                mend = (
+                hint = (
                     "name in upstream.base_url where the API is; redirects are not followed, as they take the key along"
                 )
-                return _Judged("trouble", f"the vendor redirects ({status})", mend)
+                return _Judged("trouble", f"the vendor redirects ({status})", hint)
             case _ if status >= 500:
-                mend = "wait, ask the vendor, or see its status page; meanwhile the gateway serves what it has kept"
-                return _Judged("trouble", f"the vendor is in trouble ({status}), and says nothing of the key", mend)
+                hint = "wait, ask the vendor, or see its status page; meanwhile the gateway serves what it has kept"
+                return _Judged("trouble", f"the vendor is in trouble ({status}), and says nothing of the key", hint)
             case _ if is_error:
-                mend = "try an AOI that you know: `pixxel-gateway doctor --aoi ID`"
-                return _Judged("unknown", f"the vendor answers {status}, which says nothing of the key", mend)
+                hint = "try an AOI that you know: `pixxel-gateway doctor --aoi ID`"
+                return _Judged("unknown", f"the vendor answers {status}, which says nothing of the key", hint)
         return _Judged("trouble", f"{status} without the vendor's error envelope", _NOT_PIXXEL)
 
     def _judge_page(self, body: bytes) -> _Judged:
-        if self._keys.stands_in(body):
-            mend = "tell the vendor; the gateway keeps and shows no such page"
-            return _Judged("trouble", "the vendor's page repeats the key", mend)
+        if self._keys.is_in(body):
+            hint = "tell the vendor; the gateway keeps and shows no such page"
+            return _Judged("trouble", "the vendor's page repeats the key", hint)
         try:
             parse_listing(body, self._query.aoi_id)
         except InvalidListing:

@@ -30,7 +30,7 @@ class _Order(msgspec.Struct, forbid_unknown_fields=True):
 _ORDER = msgspec.json.Decoder(_Order)
 
 
-class Purge(Protocol):
+class PurgeRequest(Protocol):
     """Ends what is cached."""
 
     async def __call__(self, aoi_id: str | None, *, soft: bool) -> None: ...  # noqa: D102 - as the class says
@@ -42,7 +42,7 @@ class Admin:
     `purge` takes an AOI id, or None for everything, and whether the purge is soft. It raises StoreDown.
     """
 
-    def __init__(self, purge: Purge) -> None:
+    def __init__(self, purge: PurgeRequest) -> None:
         self._purge = purge
 
     def routes(self) -> dict[str, Route]:

@@ -14,9 +14,9 @@ from gateway.http.cache_status import cache_status
 from gateway.http.errors import Problem, render, vendor_problem
 from gateway.http.framing import Target
 from gateway.http.negotiation import etag, is_known
-from gateway.http.page_request import Asking
-from gateway.http.request_context import Exchange
-from gateway.http.responses import Origin, Part, Reply
+from gateway.http.page_request import PageRequest
+from gateway.http.request_context import RequestContext
+from gateway.http.responses import PageResponse, PageSource, Part
 
 PREFIX = "/v0/aois/"
 SUFFIX = "/assets"
@@ -35,31 +35,31 @@ class Assets:
         framed = path.startswith(PREFIX) and path.endswith(SUFFIX) and len(path) >= len(PREFIX) + len(SUFFIX)
         return framed and "/" not in path[len(PREFIX) : -len(SUFFIX)]
 
-    async def answer(self, asking: Asking, target: Target, exchange: Exchange) -> Reply | web.Response:
+    async def answer(self, asking: PageRequest, target: Target, context: RequestContext) -> PageResponse | web.Response:
         """Answer a page request. Raises what `problems` has a line for."""
         query = parse_assets_query(target.path[len(PREFIX) : -len(SUFFIX)], target.query, self._rules)
-        exchange.aoi_id = query.aoi_id
+        context.aoi_id = query.aoi_id
         team = asking.team
         if not team.may_read(query.aoi_id):
             raise Denied("this team may not read this AOI")
         if not asking.codings:
             raise Problem(406, "not_acceptable", "pages come as identity or gzip, and Accept-Encoding rules out both")
         try:
-            answer = await self._cache.answer(query, exchange.request_id, asking.wish, team=team.name)
+            answer = await self._cache.answer(query, context.request_id, asking.directives, team=team.name)
         except GatewayError as error:
-            if asking.asks_why:
+            if asking.explain:
                 found = await self._cache.look(query)
                 raise explain.explained(error, found.lack, found.tier, found.exact, found.now) from None
             raise
-        exchange.cache, exchange.upstream = answer.result, answer.waited
+        context.cache, context.upstream = answer.result, answer.waited
         missing = answer.entry.status == 404
-        reply = _not_found(answer, exchange) if missing else _page(asking, query, answer)
-        if asking.asks_why:
+        reply = _not_found(answer, context) if missing else _page(asking, query, answer)
+        if asking.explain:
             reply.headers[explain.HEADER] = explain.explanation(answer, refresh_denied=asking.refresh_denied)
         return reply
 
 
-def _page(asking: Asking, query: AssetsQuery, answer: Answer) -> Reply:
+def _page(asking: PageRequest, query: AssetsQuery, answer: Answer) -> PageResponse:
     entry = answer.entry
     coding = asking.codings[0]
     body = entry.body
@@ -80,22 +80,22 @@ def _page(asking: Asking, query: AssetsQuery, answer: Answer) -> Reply:
         "X-Listing-Generation": entry.generation,
     }
     if is_known(entry.etag, asking.if_none_match):
-        reply, part = Reply(asking, 304, headers, b""), "nothing"
+        reply, part = PageResponse(asking, 304, headers, b""), "nothing"
     else:
         headers["Content-Type"] = "application/json"
         if coding == "gzip":
             headers["Content-Encoding"] = "gzip"
-        reply = Reply(asking, 200, headers, body)
+        reply = PageResponse(asking, 200, headers, body)
         if asking.method == "HEAD":
             part = "nothing"
-    reply.origin = None if part is None else Origin(query, answer, part)
+    reply.source = None if part is None else PageSource(query, answer, part)
     return reply
 
 
-def _not_found(answer: Answer, exchange: Exchange) -> web.Response:
+def _not_found(answer: Answer, context: RequestContext) -> web.Response:
     envelope = parse_envelope(answer.entry.body)
     assert envelope is not None, "only a 404 with an envelope is admitted"  # noqa: S101 - holds by `vendor_answer`
-    response = render(vendor_problem(404, envelope), exchange.request_id)
+    response = render(vendor_problem(404, envelope), context.request_id)
     response.headers["Age"] = str(answer.entry.age(answer.now))
     response.headers["Cache-Status"] = cache_status(answer)
     return response

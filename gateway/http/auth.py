@@ -11,7 +11,7 @@ from dataclasses import replace
 from aiohttp.web import BaseRequest
 
 from gateway.core.errors import Unauthorized
-from gateway.core.events import AuthFailed, Observe
+from gateway.core.events import AuthFailed, Emit
 from gateway.core.hosts import is_loopback
 from gateway.teams.roster import ANONYMOUS, Roster, Team
 
@@ -28,10 +28,10 @@ class Authenticator:
     `local` tells that this listener is on loopback, and so open mode grants `admin` to clients on this machine.
     """
 
-    def __init__(self, roster: Roster | None, observe: Observe, *, local: bool) -> None:
+    def __init__(self, roster: Roster | None, emit: Emit, *, local: bool) -> None:
         self._roster = roster
         self._local = local
-        self._observe = observe
+        self._emit = emit
 
     def adopt(self, roster: Roster | None) -> None:
         """Let these teams in from now on."""
@@ -52,7 +52,7 @@ class Authenticator:
         return team
 
     def _failed(self, reason: str, browser: bool) -> Unauthorized:
-        self._observe(AuthFailed(reason))
+        self._emit(AuthFailed(reason))
         return Unauthorized(reason, browser=browser)
 
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from aiohttp import web
 
-from gateway.http.fast_path.response_cache import Replays
+from gateway.http.fast_path.response_cache import ResponseCache
 from gateway.http.protocol import IDLE_SECONDS, GatewayServer
 from gateway.http.router import Router
 
@@ -39,9 +39,9 @@ class Listener:
         max_connections: int,
         longest_request: float,
         *,
-        replays: Replays | None = None,
+        response_cache: ResponseCache | None = None,
     ) -> None:
-        self._server = GatewayServer(router, below_descriptor_limit(max_connections), replays)
+        self._server = GatewayServer(router, below_descriptor_limit(max_connections), response_cache)
         self._runner = web.ServerRunner(self._server, shutdown_timeout=longest_request)
         self._sock = sock
         self._tls = tls

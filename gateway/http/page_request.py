@@ -16,7 +16,7 @@ _NO_DIRECTIVES: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class PageRequest:
     """What is asked for, without the page's own name.
 
     `codings` are acceptable, the better one first; `if_none_match` is the header, None where it is absent.
@@ -27,20 +27,20 @@ class Asking:
     team: Team
     codings: tuple[Coding, ...]
     if_none_match: str | None
-    wish: Wish = NO_WISH
-    asks_why: bool = False
+    directives: Wish = NO_WISH
+    explain: bool = False
     refresh_denied: bool = False
 
 
-def asking_of(request: web.BaseRequest, team: Team) -> Asking:
+def parse_page_request(request: web.BaseRequest, team: Team) -> PageRequest:
     """What a team's request asks for."""
     told = _directives(request)
-    return Asking(
+    return PageRequest(
         request.method,
         team,
         codings(_joined(request, "Accept-Encoding")),
         _joined(request, "If-None-Match"),
-        _wish(told, team) if told else NO_WISH,
+        _cache_directives(told, team) if told else NO_WISH,
         explain.is_asked(request, team),
         refresh_denied="no-cache" in told and "refresh" not in team.scopes,
     )
@@ -63,7 +63,7 @@ def _directives(request: web.BaseRequest) -> frozenset[str]:
     return _NO_DIRECTIVES
 
 
-def _wish(told: frozenset[str], team: Team) -> Wish:
+def _cache_directives(told: frozenset[str], team: Team) -> Wish:
     return Wish(
         refresh="no-cache" in told and "refresh" in team.scopes,
         only_if_cached="only-if-cached" in told,

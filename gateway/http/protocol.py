@@ -11,12 +11,12 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from gateway.http.errors import INTERNAL_ERROR, render
-from gateway.http.fast_path.header_cache import HEAD_END, Read, is_whole
-from gateway.http.fast_path.response_cache import Replays
+from gateway.http.fast_path.header_cache import HEAD_END, CachedHeaders, is_whole
+from gateway.http.fast_path.response_cache import ResponseCache
 from gateway.http.framing import MAX_FIELD_BYTES, MAX_TARGET_BYTES
 from gateway.http.parser import StrictParser
 from gateway.http.request_context import request_id_of
-from gateway.http.responses import PIECE, Page, Reply
+from gateway.http.responses import PIECE, AiohttpPageResponse, PageResponse
 from gateway.http.router import Router
 
 # A connection on which nothing happens, or never a whole request, is closed after this many seconds. The timer is not
@@ -32,8 +32,8 @@ class Protocol(RequestHandler):
     """One connection."""
 
     __slots__ = (
-        "_answered", "_answering", "_between", "_client", "_gone", "_half_closed", "_held", "_lingering", "_replays",
-        "_router", "_strict", "_whole",
+        "_answered", "_answering", "_between", "_client", "_gone", "_half_closed", "_held", "_lingering",
+        "_response_cache", "_router", "_strict", "_whole",
     )  # fmt: skip
 
     def __init__(self, server: GatewayServer, loop: asyncio.AbstractEventLoop) -> None:
@@ -50,7 +50,7 @@ class Protocol(RequestHandler):
         self._strict = StrictParser(self._parser, self, loop, self._max_msg_queue_size)
         self._parser = self._strict  # type: ignore[assignment]
         self._router = server.router
-        self._replays = server.replays
+        self._response_cache = server.response_cache
         # Whether whatever comes next begins a request, as far as this side of the parser can tell. It is so from the
         # moment that an answer was sent: a client that is quick has asked again before aiohttp waits for that.
         self._between = True
@@ -92,32 +92,32 @@ class Protocol(RequestHandler):
         if self._answering is not None:
             self._hold(data)
             return
-        replays, transport = self._replays, self.transport
+        response_cache, transport = self._response_cache, self.transport
         # Everything that was asked is answered and sent, and nothing of the next request is here yet.
-        if replays is not None and data and self._between and transport is not None and not self._is_closing:
+        if response_cache is not None and data and self._between and transport is not None and not self._is_closing:
             # TLS does not tell how much it has not sent, but when it is too much.
             if self._strict.at_rest and not self._paused and not transport.get_write_buffer_size():
-                if replays.answer(data, self):
+                if response_cache.answer(data, self):
                     self._next_keepalive_close_time = self._loop.time() + IDLE_SECONDS
                     self._request_count += 1
                     self._answered += 1
                     return
-                if (read := replays.headers.read(data)) is not None:
+                if (read := response_cache.headers.read(data)) is not None:
                     self._between = False
                     self._request_count += 1
-                    self._answering = self._loop.create_task(self._answer(read, data, replays.turn))
+                    self._answering = self._loop.create_task(self._answer(read, data, response_cache.turn))
                     return
-                self._whole = (data, replays.turn) if is_whole(data) else None
+                self._whole = (data, response_cache.turn) if is_whole(data) else None
             self._between = False
         super().data_received(data)
 
-    async def _answer(self, read: Read, received: bytes, turn: int) -> None:
+    async def _answer(self, read: CachedHeaders, received: bytes, turn: int) -> None:
         """Answer a request whose header lines are familiar."""
         try:
-            reply = await self._router.answer_familiar(*read, self.client)
+            reply = await self._router.answer_cached_headers(*read, self.client)
             await self._send(reply)
-            if self._replays is not None:
-                self._replays.offer(received, turn, read.familiar, reply)
+            if self._response_cache is not None:
+                self._response_cache.offer(received, turn, read.accepted, reply)
         except ConnectionError:  # nobody is there any more
             self.force_close()
         except Exception as error:  # noqa: BLE001 - as aiohttp does around its handlers
@@ -131,14 +131,14 @@ class Protocol(RequestHandler):
             self._answering = None
         self._go_on()
 
-    async def _send(self, reply: Reply) -> None:
+    async def _send(self, reply: PageResponse) -> None:
         """Send an answer as aiohttp would; a client that is gone is not told."""
         transport = self.transport
         if transport is None:
             return
         if self._router.is_leaving or self._has_heard_all:
             self._close = True
-        head, body = reply.head(reply.headers, closes=self._is_closing), reply.sent
+        head, body = reply.head(reply.headers, closes=self._is_closing), reply.payload
         if len(body) <= PIECE:
             transport.write(head + body)
             return
@@ -223,8 +223,8 @@ class Protocol(RequestHandler):
         self._answered += 1
         reset = finished[1]
         self._between = not (amiss or reset or self._messages or self._half_closed) and resp.keep_alive is True
-        if whole is not None and self._replays is not None and isinstance(resp, Page):
-            self._replays.learn(*whole, request, resp.reply)
+        if whole is not None and self._response_cache is not None and isinstance(resp, AiohttpPageResponse):
+            self._response_cache.learn(*whole, request, resp.reply)
         if self._half_closed and not self._messages:  # the other half was closed while the answer was sent
             self.close()
         if self._is_closing or not resp.keep_alive:
@@ -264,11 +264,11 @@ class Protocol(RequestHandler):
 class GatewayServer(web.Server):
     """Makes a Protocol for each connection of one listener."""
 
-    def __init__(self, router: Router, max_connections: int, replays: Replays | None) -> None:
+    def __init__(self, router: Router, max_connections: int, response_cache: ResponseCache | None) -> None:
         super().__init__(router)
         self._max_connections = max_connections
         self.router = router
-        self.replays = replays
+        self.response_cache = response_cache
 
     @property
     def has_newcomers(self) -> bool:

@@ -21,7 +21,7 @@ _HOP = re.compile(
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
-class Exchange(msgspec.Struct):
+class RequestContext(msgspec.Struct):
     """One request and its answer, filled in on the way."""
 
     request_id: str

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from gateway.cache.handler import Answer
 from gateway.core.query import AssetsQuery
-from gateway.http.page_request import Asking
+from gateway.http.page_request import PageRequest
 
 # Which bytes of an entry are an answer's body.
 Part = Literal["body", "gzipped", "nothing"]
@@ -23,7 +23,7 @@ PIECE = 65_536
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
-class Origin(msgspec.Struct, frozen=True):
+class PageSource(msgspec.Struct, frozen=True):
     """What an answer with a page was made of."""
 
     query: AssetsQuery
@@ -31,22 +31,22 @@ class Origin(msgspec.Struct, frozen=True):
     part: Part
 
 
-class Reply(msgspec.Struct):
+class PageResponse(msgspec.Struct):
     """A page, or that the client has it already (304, without a body).
 
     `origin` tells how to answer so again, None where that takes more than writing it.
     """
 
-    asking: Asking
+    request: PageRequest
     status: int
     headers: dict[str, str]
     body: bytes
-    origin: Origin | None = None
+    source: PageSource | None = None
 
     @property
-    def sent(self) -> bytes:
+    def payload(self) -> bytes:
         """What goes out behind the head."""
-        return b"" if self.asking.method == "HEAD" else self.body
+        return b"" if self.request.method == "HEAD" else self.body
 
     def head(self, headers: Mapping[str, str], *, closes: bool = False) -> bytes:
         """The head with these headers, as aiohttp writes it; `closes` tells that the connection ends with it."""
@@ -58,16 +58,16 @@ class Reply(msgspec.Struct):
         return f"HTTP/1.1 {self.status} {_REASONS.get(self.status, '')}\r\n{''.join(lines)}\r\n".encode()
 
 
-def reply_of(asking: Asking, response: web.Response) -> Reply:
+def page_response(asking: PageRequest, response: web.Response) -> PageResponse:
     """The same answer as a Reply; one that is no page."""
     body = response.body
-    return Reply(asking, response.status, dict(response.headers), body if isinstance(body, bytes) else b"")
+    return PageResponse(asking, response.status, dict(response.headers), body if isinstance(body, bytes) else b"")
 
 
-class Page(web.Response):
+class AiohttpPageResponse(web.Response):
     """A Reply for aiohttp to send."""
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, reply: PageResponse) -> None:
         if reply.status == 304:
             super().__init__(status=304, headers=reply.headers)
         else:

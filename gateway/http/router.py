@@ -16,17 +16,17 @@ from aiohttp import web
 
 from gateway.core.clock import Clock
 from gateway.core.errors import Denied, LimitReached
-from gateway.core.events import Observe, RateLimited, RequestBegan, RequestServed, Stumbled
+from gateway.core.events import Emit, RateLimited, RequestBegan, RequestServed, UnhandledError
 from gateway.core.http_fields import http_date
 from gateway.http.assets import Assets
 from gateway.http.auth import Authenticator
 from gateway.http.cors import Cors
 from gateway.http.errors import INTERNAL_ERROR, Problem, problem_of, render
-from gateway.http.fast_path.header_cache import Familiar
+from gateway.http.fast_path.header_cache import AcceptedHeaders
 from gateway.http.framing import Target, check
-from gateway.http.page_request import asking_of
-from gateway.http.request_context import ClientNames, Exchange, new_request_id, request_id_of
-from gateway.http.responses import Page, Reply, reply_of
+from gateway.http.page_request import parse_page_request
+from gateway.http.request_context import ClientNames, RequestContext, new_request_id, request_id_of
+from gateway.http.responses import AiohttpPageResponse, PageResponse, page_response
 from gateway.http.server_sent_events import EventStream
 from gateway.teams.roster import Team
 
@@ -50,7 +50,7 @@ class Route:
     browser: bool = False
 
 
-Answered = web.StreamResponse | Reply
+Answered = web.StreamResponse | PageResponse
 
 
 class Lifecycle:
@@ -78,7 +78,7 @@ class Router:
         loopback_only: bool,
         admit: Callable[[str], Awaitable[None]],
         clock: Clock,
-        observe: Observe,
+        emit: Emit,
     ) -> None:
         self._admit = admit
         self._routes = routes
@@ -89,47 +89,49 @@ class Router:
         self._lifecycle = lifecycle
         self._loopback_only = loopback_only
         self._clock = clock
-        self._observe = observe
+        self._emit = emit
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; never raises but when the connection is gone."""
         began = self._clock.monotonic()
-        self._observe(RequestBegan())
-        exchange = Exchange(request_id_of(request), request.method, self._clients.name(request))
+        self._emit(RequestBegan())
+        context = RequestContext(request_id_of(request), request.method, self._clients.name(request))
         response: Answered | None = None
         try:
-            response = await self._answer(request, exchange)
+            response = await self._answer(request, context)
             if isinstance(response, EventStream):
-                self._finished(request, exchange, response)
+                self._finished(request, context, response)
                 await response.run(request)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - this is the one place where nothing may escape
-            response = self._failed(error, exchange)
+            response = self._failed(error, context)
         finally:
-            self._served(exchange, response, began)
-        return self._finished(request, exchange, response)
+            self._served(context, response, began)
+        return self._finished(request, context, response)
 
-    async def answer_familiar(self, familiar: Familiar, target: Target, request_id: str | None, peer: str) -> Reply:
+    async def answer_cached_headers(
+        self, familiar: AcceptedHeaders, target: Target, request_id: str | None, peer: str
+    ) -> PageResponse:
         """The same for a page, asked for by a peer with header lines that were read before."""
         assert self._assets is not None, "only who has pages learns header lines"  # noqa: S101 - see `server`
         began = self._clock.monotonic()
-        self._observe(RequestBegan())
-        asking = familiar.asking
+        self._emit(RequestBegan())
+        asking = familiar.request
         client = peer if familiar.forwarded is None else self._clients.behind(peer, familiar.forwarded)
-        exchange = Exchange(request_id or new_request_id(), asking.method, client, "assets", asking.team.name)
-        reply: Reply | None = None
+        context = RequestContext(request_id or new_request_id(), asking.method, client, "assets", asking.team.name)
+        reply: PageResponse | None = None
         try:
-            await self._admit(exchange.team)
-            answered = await self._assets.answer(asking, target, exchange)
-            reply = answered if isinstance(answered, Reply) else reply_of(asking, answered)
+            await self._admit(context.team)
+            answered = await self._assets.answer(asking, target, context)
+            reply = answered if isinstance(answered, PageResponse) else page_response(asking, answered)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - and this is the other one
-            reply = reply_of(asking, self._failed(error, exchange))
+            reply = page_response(asking, self._failed(error, context))
         finally:
-            self._served(exchange, reply, began)
-        self._sign(reply.headers, exchange, familiar.origin)
+            self._served(context, reply, began)
+        self._sign(reply.headers, context, familiar.origin)
         return reply
 
     @property
@@ -137,33 +139,35 @@ class Router:
         """Whether clients are told to connect anew."""
         return self._lifecycle.state in ("draining", "leaving")
 
-    async def _answer(self, request: web.BaseRequest, exchange: Exchange) -> Answered:
-        exchange.route = "invalid"
+    async def _answer(self, request: web.BaseRequest, context: RequestContext) -> Answered:
+        context.route = "invalid"
         target = check(request, loopback_only=self._loopback_only)
-        exchange.route = "unknown"
+        context.route = "unknown"
         if self._assets is not None and self._assets.owns(target.path):
-            exchange.route = "assets"
+            context.route = "assets"
             if request.method == "OPTIONS" and (preflight := self._cors.preflight(request)) is not None:
                 return preflight
             self._check_method(request, ("GET", "HEAD"))
-            team = self._authenticated(request, exchange)
+            team = self._authenticated(request, context)
             await self._admit(team.name)
-            return await self._assets.answer(asking_of(request, team), target, exchange)
-        return await self._answer_route(request, target, exchange)
+            return await self._assets.answer(parse_page_request(request, team), target, context)
+        return await self._answer_route(request, target, context)
 
-    async def _answer_route(self, request: web.BaseRequest, target: Target, exchange: Exchange) -> web.StreamResponse:
+    async def _answer_route(
+        self, request: web.BaseRequest, target: Target, context: RequestContext
+    ) -> web.StreamResponse:
         route = self._routes.get(target.path)
         if route is None:
             raise Problem(404, "not_found", "there is nothing here; / tells what there is")
-        exchange.route = route.name
+        context.route = route.name
         self._check_method(request, route.methods)
-        if route.admin and "admin" not in self._authenticated(request, exchange, browser=route.browser).scopes:
+        if route.admin and "admin" not in self._authenticated(request, context, browser=route.browser).scopes:
             raise Denied("this needs the scope admin or, in open mode, a client on this machine")
         return await route.answer(request)
 
-    def _authenticated(self, request: web.BaseRequest, exchange: Exchange, *, browser: bool = False) -> Team:
+    def _authenticated(self, request: web.BaseRequest, context: RequestContext, *, browser: bool = False) -> Team:
         team = self._authenticator.team_of(request, browser=browser)
-        exchange.team = team.name
+        context.team = team.name
         return team
 
     @staticmethod
@@ -172,47 +176,47 @@ class Router:
             allow = {"Allow": ", ".join(methods)}
             raise Problem(405, "method_not_allowed", f"this takes {' and '.join(methods)}", headers=allow)
 
-    def _failed(self, error: Exception, exchange: Exchange) -> web.Response:
+    def _failed(self, error: Exception, context: RequestContext) -> web.Response:
         problem = problem_of(error)
-        exchange.problem = problem.code.encode(errors="replace").decode()  # a vendor's code may have lone surrogates
+        context.problem = problem.code.encode(errors="replace").decode()  # a vendor's code may have lone surrogates
         if isinstance(error, LimitReached):
-            self._observe(RateLimited(error.team, error.budget))
+            self._emit(RateLimited(error.team, error.budget))
         if problem is INTERNAL_ERROR:
-            self._observe(Stumbled(type(error).__name__, _where(error), exchange.request_id))
-        return render(problem, exchange.request_id)
+            self._emit(UnhandledError(type(error).__name__, _where(error), context.request_id))
+        return render(problem, context.request_id)
 
-    def _finished(self, request: web.BaseRequest, exchange: Exchange, response: Answered) -> web.StreamResponse:
-        self._sign(response.headers, exchange, request.headers.get("Origin", ""))
-        finished = Page(response) if isinstance(response, Reply) else response
+    def _finished(self, request: web.BaseRequest, context: RequestContext, response: Answered) -> web.StreamResponse:
+        self._sign(response.headers, context, request.headers.get("Origin", ""))
+        finished = AiohttpPageResponse(response) if isinstance(response, PageResponse) else response
         if self.is_leaving:
             finished.force_close()
         return finished
 
-    def _sign(self, headers: MutableMapping[str, str], exchange: Exchange, origin: str) -> None:
+    def _sign(self, headers: MutableMapping[str, str], context: RequestContext, origin: str) -> None:
         """What stands in every answer."""
-        headers["X-Request-Id"] = exchange.request_id
+        headers["X-Request-Id"] = context.request_id
         headers["Server"] = "pixxel-gateway"
         headers["Date"] = http_date(int(self._clock.now()))
         self._cors.mark(headers, origin)
 
-    def _served(self, exchange: Exchange, response: Answered | None, began: float) -> None:
-        body = response.body if isinstance(response, web.Response | Reply) else None
-        sends_body = exchange.method != "HEAD" and isinstance(body, bytes)
+    def _served(self, context: RequestContext, response: Answered | None, began: float) -> None:
+        body = response.body if isinstance(response, web.Response | PageResponse) else None
+        sends_body = context.method != "HEAD" and isinstance(body, bytes)
         stream = response if isinstance(response, EventStream) else None
-        self._observe(
+        self._emit(
             RequestServed(
-                request_id=exchange.request_id,
-                route=exchange.route,
-                method=exchange.method if exchange.method in ("GET", "HEAD", "OPTIONS") else "other",
-                team=exchange.team,
-                client=exchange.client,
-                aoi_id=exchange.aoi_id,
+                request_id=context.request_id,
+                route=context.route,
+                method=context.method if context.method in ("GET", "HEAD", "OPTIONS") else "other",
+                team=context.team,
+                client=context.client,
+                aoi_id=context.aoi_id,
                 status=_CLIENT_LEFT if response is None else response.status,
-                cache=exchange.cache,
+                cache=context.cache,
                 body_bytes=len(body) if sends_body and isinstance(body, bytes) else stream.sent if stream else 0,
                 duration=self._clock.monotonic() - began,
-                upstream=exchange.upstream,
-                problem=exchange.problem,
+                upstream=context.upstream,
+                problem=context.problem,
                 streamed=stream is not None,
             )
         )

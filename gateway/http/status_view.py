@@ -27,7 +27,7 @@ _LIFE = {"starting": "starting", "ready": "ready", "leaving": "going away", "dra
 Rows = list[list[str]]
 
 
-class View(msgspec.Struct, frozen=True):
+class StatusView(msgspec.Struct, frozen=True):
     """Texts by the id of their element, and tables' rows by the id of theirs."""
 
     level: Level
@@ -37,9 +37,9 @@ class View(msgspec.Struct, frozen=True):
     rows: dict[str, Rows]
 
 
-def view_of(told: Report) -> View:
+def view_of(told: Report) -> StatusView:
     """Put a report into words."""
-    return View(
+    return StatusView(
         level=told.verdict.level,
         verdict=told.verdict.sentence,
         findings=told.verdict.findings,

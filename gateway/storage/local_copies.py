@@ -150,7 +150,7 @@ class Copies:
         """Take in that a replica stored a page: an older copy of it, or an ended generation, is not valid any more."""
         now = self._clock.monotonic()
         self._messages.note(message, now)
-        self._validity.seals.break_one(message.aoi_id)
+        self._validity.validity_tokens.invalidate(message.aoi_id)
         held = self._near.listing(message.listing)
         if held is not None and held.directory.revision < message.revision:
             if (message.epoch, message.generation) == (held.directory.epoch, held.directory.generation):
@@ -237,7 +237,7 @@ class Copies:
             copy = copy._replace(proof=held.proof, pages={**held.pages, window: proof})
         self._near.put_listing(copy)
         self.put_newer(entry)
-        self._validity.seals.break_one(address.aoi_id)
+        self._validity.validity_tokens.invalidate(address.aoi_id)
         return Kept(entry, "kept", result.directory, ended=ends_one(before, result))
 
     def _is_superseded(self, address: Address, candidate: Candidate, proof: Proof) -> bool:
@@ -268,7 +268,7 @@ class Copies:
         now = None if now is None else self.as_of_fetches(now)
         if now is None:
             return None
-        self._validity.seals.break_one(address.aoi_id)
+        self._validity.validity_tokens.invalidate(address.aoi_id)
         held = self._near.listing(address.listing)
         if (
             held is not None and not held.ended and held.directory.revision > now.revision
@@ -299,7 +299,7 @@ class Copies:
         held = self._near.listing(address.listing)
         if held is not None and not held.ended and self.as_of_fetches(held.directory) is not held.directory:
             self.end(address.listing)
-            self._validity.seals.break_one(address.aoi_id)
+            self._validity.validity_tokens.invalidate(address.aoi_id)
 
     def note_shared(self, listing: str, candidate: Candidate, proof: Proof) -> None:
         """Forget a page that Redis has compared with those before it."""

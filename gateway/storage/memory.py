@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from gateway.core.clock import Clock
-from gateway.core.events import Evicted, MemoryTierSize, Observe, TierLookup
+from gateway.core.events import Emit, Evicted, MemoryTierSize, TierLookup
 from gateway.core.query import Address
-from gateway.core.validity_token import Seals
+from gateway.core.validity_token import ValidityTokens
 from gateway.storage.base import Candidate, Kept, Shelf, ends_one, filed, unfiled
 from gateway.storage.entry import Entry
 from gateway.storage.epoch import survives_purges
@@ -32,14 +32,14 @@ class MemoryStore:
         self,
         max_bytes: int,
         clock: Clock,
-        observe: Observe,
+        emit: Emit,
         purge_others: Callable[[str | None, bool], Awaitable[None]] | None = None,
     ) -> None:
-        self._shelves = Shelves(max_bytes, observe)
-        self.seals = Seals()
+        self._shelves = Shelves(max_bytes, emit)
+        self.validity_tokens = ValidityTokens()
         self._purge_others = purge_others
         self._clock = clock
-        self._observe = observe
+        self._emit = emit
         self._everything = _next_pair("", soft=False)
         self._of_aoi: dict[str, str] = {}
 
@@ -63,7 +63,7 @@ class MemoryStore:
     async def look_up(self, address: Address) -> Shelf:
         """What there is for the address."""
         shelf = self._shelf(address)
-        self._observe(TierLookup("memory", "miss" if shelf.entry is None else "hit"))
+        self._emit(TierLookup("memory", "miss" if shelf.entry is None else "hit"))
         return shelf
 
     async def ask(self, address: Address) -> Shelf:
@@ -91,7 +91,7 @@ class MemoryStore:
         known = self._shelf(address).directory
         if known is not None and contradicts(known, candidate.sight, candidate.total):
             self._shelves.drop(address.listing)
-            self.seals.break_one(address.aoi_id)
+            self.validity_tokens.invalidate(address.aoi_id)
 
     async def keep(self, address: Address, candidate: Candidate, epoch: str, proof: Proof | None = None) -> Kept:  # noqa: ARG002 - as Store says
         """File and keep a page. Nothing is awaited in between, which makes it one step."""
@@ -103,7 +103,7 @@ class MemoryStore:
             return Kept(entry, "older")
         self._shelves.put_directory(result.directory)
         self._shelves.put_entry(entry)
-        self.seals.break_one(address.aoi_id)
+        self.validity_tokens.invalidate(address.aoi_id)
         return Kept(entry, "kept", result.directory, ended=ends_one(known, result))
 
     async def purge(self, aoi_id: str | None, *, soft: bool = False) -> None:
@@ -119,10 +119,10 @@ class MemoryStore:
             if not soft or aoi_id is not None:
                 self._of_aoi.clear()
                 self._shelves.clear()
-            self.seals.break_all()
+            self.validity_tokens.invalidate_all()
         if aoi_id is not None:
             self._of_aoi[aoi_id] = _next_pair(self._of_aoi.get(aoi_id, ""), soft=soft)
-            self.seals.break_one(aoi_id)
+            self.validity_tokens.invalidate(aoi_id)
 
     def tell(self) -> None:
         """Tell how much is held."""
@@ -169,11 +169,11 @@ class ListingCopy(NamedTuple):
 class Shelves:
     """Entries and directories within a bound of bytes."""
 
-    def __init__(self, max_bytes: int, observe: Observe) -> None:
+    def __init__(self, max_bytes: int, emit: Emit) -> None:
         self._held: S3Fifo[Entry | ListingCopy] = S3Fifo(max_bytes, self._note_eviction)
         self._entries = 0
         self._evicted = 0
-        self._observe = observe
+        self._emit = emit
 
     def entry(self, page: str, epoch: str, now: float) -> Entry | None:
         """Give the entry of a page, if nothing but softly was purged since, and it is not past its last use."""
@@ -234,9 +234,9 @@ class Shelves:
 
     def tell(self) -> None:
         """Tell how much is held, and how many entries went for want of room since this was called last."""
-        self._observe(MemoryTierSize(self._entries, self._held.size))
+        self._emit(MemoryTierSize(self._entries, self._held.size))
         if self._evicted:
-            self._observe(Evicted(self._evicted))
+            self._emit(Evicted(self._evicted))
             self._evicted = 0
 
     def _note_eviction(self, held: Entry | ListingCopy) -> None:

@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.core.clock import Clock
 from gateway.core.errors import StoreDown
-from gateway.core.events import Observe, TierLookup
+from gateway.core.events import Emit, TierLookup
 from gateway.core.query import Address
 from gateway.storage.base import Candidate, Kept, Shelf
 from gateway.storage.entry import Entry
@@ -33,15 +33,15 @@ class TieredStore:
     """Two tiers as one Store."""
 
     def __init__(
-        self, near: Shelves, far: RedisStore, word: InvalidationSubscriber, *, clock: Clock, observe: Observe
+        self, near: Shelves, far: RedisStore, word: InvalidationSubscriber, *, clock: Clock, emit: Emit
     ) -> None:
         self._near = near
         self._far = far
         self._word = word
         self._validity: Validity = word.validity
-        self.seals = word.validity.seals
+        self.validity_tokens = word.validity.validity_tokens
         self._clock = clock
-        self._observe = observe
+        self._emit = emit
         # Under this name is kept what is fetched while no epoch is known; it is nobody else's.
         self._alone = f"alone-{secrets.token_hex(8)}"
         self._copies = Copies(near, self._validity, name=self._alone, clock=clock)
@@ -75,13 +75,13 @@ class TieredStore:
         """The copy in memory where it is valid, else what Redis has, or whichever was fetched later."""
         shelf = self.glance(address)
         if shelf is not None and shelf.entry is not None:
-            self._observe(TierLookup("memory", "hit"))
+            self._emit(TierLookup("memory", "hit"))
             return shelf
         return await self.ask(address)
 
     async def ask(self, address: Address) -> Shelf:
         """What Redis has, or memory, if it was fetched later."""
-        self._observe(TierLookup("memory", "miss"))
+        self._emit(TierLookup("memory", "miss"))
         shelf: Shelf | None = None
         for _ in range(_TRIES):
             try:
@@ -103,7 +103,7 @@ class TieredStore:
         if found is not None:
             for entry in found:
                 self._copies.put_newer(entry)
-            self.seals.break_one(address.aoi_id)
+            self.validity_tokens.invalidate(address.aoi_id)
         return found
 
     def use(self, names: Iterable[str]) -> None:
@@ -181,9 +181,9 @@ class TieredStore:
             return None
         if self._copies.as_of_messages(directory, proof) is not directory:
             return None
-        self._observe(TierLookup("redis", "hit"))
+        self._emit(TierLookup("redis", "hit"))
         self._copies.put_newer(entry)
-        self.seals.break_one(address.aoi_id)
+        self.validity_tokens.invalidate(address.aoi_id)
         return shelf
 
     async def _from_far(self, address: Address) -> Shelf:

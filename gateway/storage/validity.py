@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from gateway.core.clock import Clock
-from gateway.core.validity_token import Seals
+from gateway.core.validity_token import ValidityTokens
 
 # A session ends when no PING was answered for this long, in seconds. A purge has to be seen within a second.
 LIVE_SECONDS = 1.2
@@ -73,8 +73,8 @@ class Validity:
     """
 
     def __init__(self, *, max_age: float, clock: Clock) -> None:
-        self.seals = Seals()
-        self.seals.until = -math.inf
+        self.validity_tokens = ValidityTokens()
+        self.validity_tokens.until = -math.inf
         self.max_age = max_age
         self.down_for_all = False
         """Whether Redis is known to be down for everybody, so that nobody can purge."""
@@ -142,7 +142,7 @@ class Validity:
         """Begin a session. Nothing from before is valid any more. `pinged` is when the answered PING was sent."""
         self._phase = self._current_phase() + (1 if self._phase % 2 == 0 else 2)
         self.down_for_all = False
-        self.seals.break_all()
+        self.validity_tokens.invalidate_all()
         self.answered(pinged)
 
     def answered(self, pinged: float) -> None:
@@ -150,22 +150,22 @@ class Validity:
         if self._phase % 2:
             self._last_ping = max(self._last_ping, pinged)
             self._live_until = self._clock.monotonic() + LIVE_SECONDS
-            self.seals.until = self._live_until
+            self.validity_tokens.until = self._live_until
 
     def end_session(self) -> None:
         """End the session, if one lasts."""
         if self._phase % 2:
             self._phase += 1
-            self.seals.until = -math.inf
+            self.validity_tokens.until = -math.inf
 
     def purge(self, aoi_id: str | None, *, soft: bool) -> bool:
         """Invalidate the copies of an AOI, or (None) all. Returns whether all were."""
         times = self._soft_purged if soft else self._purged
         everything = times.note(aoi_id, self._clock.monotonic())
         if everything or aoi_id is None:
-            self.seals.break_all()
+            self.validity_tokens.invalidate_all()
             return True
-        self.seals.break_one(aoi_id)
+        self.validity_tokens.invalidate(aoi_id)
         return False
 
     def _lasts(self, proof: Proof) -> bool:

@@ -17,8 +17,8 @@ from typing import Literal, Protocol
 from gateway.config.options import TeamOptions
 from gateway.core.clock import Clock
 from gateway.core.errors import LimitReached, StoreDown
-from gateway.core.shared_bucket import REPORT_SECONDS, Answer, Report, SharedBucketView
-from gateway.core.token_bucket import Bucket
+from gateway.core.shared_bucket import REPORT_SECONDS, SettlementReply, SettlementReport, SharedBucketView
+from gateway.core.token_bucket import TokenBucket
 
 # Commands under way for one budget. Redis may be tens of milliseconds away, and a request should not wait twice.
 _MOST_COMMANDS = 4
@@ -28,10 +28,12 @@ _RETRY_SECONDS = 0.1
 BudgetName = Literal["requests", "misses"]
 
 
-class Shared(Protocol):
+class SharedBudgets(Protocol):
     """Buckets that all replicas take from."""
 
-    async def settle(self, name: str, report: Report, usual: float, late: Callable[[], None]) -> Answer:
+    async def settle(
+        self, name: str, report: SettlementReport, usual: float, late: Callable[[], None]
+    ) -> SettlementReply:
         """Charge what was spent, and take up to what is wanted. Raises StoreDown.
 
         Calls `late` when the answer takes much longer than is `usual`, in seconds.
@@ -40,7 +42,7 @@ class Shared(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Allowance:
+class Limit:
     """`rate` a second on average, `burst` at once."""
 
     rate: float
@@ -50,7 +52,7 @@ class Allowance:
 class Budgets:
     """The budgets of all teams. `shared` is None where each process counts for itself."""
 
-    def __init__(self, teams: Mapping[str, TeamOptions], shared: Shared | None, clock: Clock) -> None:
+    def __init__(self, teams: Mapping[str, TeamOptions], shared: SharedBudgets | None, clock: Clock) -> None:
         self._shared = shared
         self._clock = clock
         self._requests: dict[str, _Budget] = {}
@@ -64,10 +66,10 @@ class Budgets:
         self._requests, self._misses = {}, {}
         for name, team in teams.items():
             if team.rate is not None:
-                allowance = Allowance(team.rate, team.burst or math.ceil(team.rate))
+                allowance = Limit(team.rate, team.burst or math.ceil(team.rate))
                 self._requests[name] = self._adopted(requests.get(name), f"{{{name}}}:requests", allowance)
             if team.miss_rate is not None:
-                allowance = Allowance(team.miss_rate, team.miss_burst or math.ceil(team.miss_rate))
+                allowance = Limit(team.miss_rate, team.miss_burst or math.ceil(team.miss_rate))
                 self._misses[name] = self._adopted(misses.get(name), f"{{{name}}}:misses", allowance, exact=True)
 
     async def request(self, team: str) -> None:
@@ -109,7 +111,7 @@ class Budgets:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _adopted(self, budget: _Budget | None, name: str, allowance: Allowance, *, exact: bool = False) -> _Budget:
+    def _adopted(self, budget: _Budget | None, name: str, allowance: Limit, *, exact: bool = False) -> _Budget:
         if budget is None:
             return _Budget(name, allowance, self._shared, self._clock, self._tasks, exact=exact)
         budget.retune(allowance)
@@ -128,8 +130,8 @@ class _Budget:
     def __init__(
         self,
         name: str,
-        allowance: Allowance,
-        shared: Shared | None,
+        allowance: Limit,
+        shared: SharedBudgets | None,
         clock: Clock,
         tasks: set[asyncio.Task[None]],
         *,
@@ -139,7 +141,7 @@ class _Budget:
         self._shared = shared
         self._clock = clock
         self._tasks = tasks
-        self._view = SharedBucketView(Bucket.full(allowance.rate, allowance.burst, clock.monotonic()), exact)
+        self._view = SharedBucketView(TokenBucket.full(allowance.rate, allowance.burst, clock.monotonic()), exact)
         self._waiting: list[asyncio.Future[float | None]] = []
         self._commands = 0
         self._alone = shared is None
@@ -152,7 +154,7 @@ class _Budget:
     def burst(self) -> float:
         return self._view.own.burst
 
-    def retune(self, allowance: Allowance) -> None:
+    def retune(self, allowance: Limit) -> None:
         """Change rate and burst."""
         own = self._view.own
         if (allowance.rate, allowance.burst) != (own.rate, own.burst):
@@ -234,7 +236,7 @@ class _Budget:
         if self._shared is not None and self._commands < _MOST_COMMANDS and (self._waiting or self._view.unreported):
             self._send(self._shared)
 
-    def _send(self, shared: Shared) -> None:
+    def _send(self, shared: SharedBudgets) -> None:
         waiters, self._waiting = [waiter for waiter in self._waiting if not waiter.done()], []
         report = self._view.report(len(waiters), self._clock.monotonic())
         self._commands += 1
@@ -242,7 +244,9 @@ class _Budget:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _settle(self, shared: Shared, report: Report, waiters: list[asyncio.Future[float | None]]) -> None:
+    async def _settle(
+        self, shared: SharedBudgets, report: SettlementReport, waiters: list[asyncio.Future[float | None]]
+    ) -> None:
         sent = self._clock.monotonic()
         late = False
 

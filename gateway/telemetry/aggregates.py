@@ -9,20 +9,20 @@ from gateway.core.events import LATENCY_BOUNDS
 
 
 @dataclass(slots=True)
-class Sums:
+class Aggregates:
     """Bytes of bodies, seconds, and requests by LATENCY_BOUNDS."""
 
     body_bytes: int = 0
     seconds: float = 0.0
     buckets: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS) + 1))
 
-    def count(self, body_bytes: int, seconds: float) -> None:
+    def add(self, body_bytes: int, seconds: float) -> None:
         """Count one request."""
         self.body_bytes += body_bytes
         self.seconds += seconds
         self.buckets[bisect_left(LATENCY_BOUNDS, seconds)] += 1
 
-    def taken(self) -> tuple[int, float, tuple[int, ...]]:
+    def drain(self) -> tuple[int, float, tuple[int, ...]]:
         """What was counted since this was called last."""
         told = (self.body_bytes, self.seconds, tuple(self.buckets))
         self.body_bytes, self.seconds, self.buckets = 0, 0.0, [0] * len(self.buckets)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 Handlers = Mapping[type, Callable[[Any], None]]
 
 
-class Subscribers:
+class EventDispatcher:
     """Tells facts to whoever subscribed to their kind, in that order."""
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Subscribers:
         for kind, handler in handlers.items():
             self._handlers[kind] = (*self._handlers.get(kind, ()), handler)
 
-    def observe(self, fact: NamedTuple) -> None:
+    def emit(self, fact: NamedTuple) -> None:
         """Tell a fact."""
         for handler in self._handlers.get(type(fact), ()):
             handler(fact)

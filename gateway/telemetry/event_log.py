@@ -19,7 +19,7 @@ _QUIET = 10.0
 _log = logging.getLogger("gateway")
 
 
-class Journal:
+class EventLog:
     """Subscribe `handlers` to facts."""
 
     def __init__(self, clock: Clock) -> None:
@@ -27,23 +27,24 @@ class Journal:
         self._told: dict[str, tuple[float, int]] = {}
         self._forbidden_told = False
         kinds = (
-            events.RedisWent, events.UpstreamFellShort, events.KeyRefused, events.BreakerTurned, events.VendorPaused,
-            events.VendorResumed, events.CorruptValue, events.VendorForbidsStoring, events.Stumbled,
+            events.RedisAvailabilityChanged, events.FetchFailed, events.KeyRefused, events.BreakerChanged,
+            events.VendorPaused,
+            events.VendorResumed, events.CorruptValue, events.VendorForbidsStoring, events.UnhandledError,
         )  # fmt: skip
         self.handlers: dict[type, Callable[[Any], None]] = dict.fromkeys(kinds, self._tell)
         self.handlers[events.ConnectionReuseSuspended] = _reuse_suspended
 
     def _tell(self, fact: NamedTuple) -> None:
         match fact:
-            case events.RedisWent():
+            case events.RedisAvailabilityChanged():
                 _tell_of_redis(fact)
-            case events.UpstreamFellShort(error, message):
+            case events.FetchFailed(error, message):
                 self._sometimes(f"upstream {error}", "the vendor failed", error=error, why=message)
             case events.KeyRefused(status):
                 self._sometimes("key refused", "the vendor refused the key; is it still valid?", status=status)
-            case events.BreakerTurned("open"):
+            case events.BreakerChanged("open"):
                 _log.warning("the vendor failed too often in a row and is left alone for a moment")
-            case events.BreakerTurned("closed"):
+            case events.BreakerChanged("closed"):
                 _log.info("the vendor answers again")
             case events.VendorPaused(until):
                 _log.warning("the vendor asked for a pause", extra={"seconds": round(until - self._clock.now(), 1)})
@@ -54,7 +55,7 @@ class Journal:
             case events.VendorForbidsStoring() if not self._forbidden_told:
                 self._forbidden_told = True
                 _log.warning('the vendor forbids to store its pages; upstream.cache_control = "ignore" overrules it')
-            case events.Stumbled(error, where, request_id):
+            case events.UnhandledError(error, where, request_id):
                 _log.error("an unexpected error", extra={"error": error, "where": where, "request_id": request_id})
 
     def _sometimes(self, topic: str, text: str, **extra: object) -> None:
@@ -67,7 +68,7 @@ class Journal:
         _log.warning(text, extra={**extra, "more": untold} if untold else extra)
 
 
-def _tell_of_redis(fact: events.RedisWent) -> None:
+def _tell_of_redis(fact: events.RedisAvailabilityChanged) -> None:
     if fact.up:
         _log.info("redis answers")
     elif fact.refuses:

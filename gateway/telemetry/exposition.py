@@ -57,15 +57,15 @@ class Family(msgspec.Struct, array_like=True, frozen=True):
     samples: list[tuple[str, Labels, float]]
 
 
-Numbers = list[Family]
+MetricFamilies = list[Family]
 
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(Numbers)
+_DECODER = msgspec.msgpack.Decoder(MetricFamilies)
 
 
-async def taken(registry: CollectorRegistry) -> Numbers:
+async def collect(registry: CollectorRegistry) -> MetricFamilies:
     """What a registry shows now; each metric as it is at one moment."""
-    numbers: Numbers = []
+    numbers: MetricFamilies = []
     pace = _Pace()
     for metric in registry.collect():
         samples = [(sample.name, tuple(sample.labels.items()), float(sample.value)) for sample in metric.samples]
@@ -74,17 +74,17 @@ async def taken(registry: CollectorRegistry) -> Numbers:
     return numbers
 
 
-def encode(numbers: Numbers) -> bytes:
+def encode(numbers: MetricFamilies) -> bytes:
     """As bytes, for another process of the same version."""
     return _ENCODER.encode(numbers)
 
 
-def decode(data: bytes) -> Numbers:
+def decode(data: bytes) -> MetricFamilies:
     """What `encode` made bytes of."""
     return _DECODER.decode(data)
 
 
-def merged(several: Iterable[Numbers]) -> Numbers:
+def merge(several: Iterable[MetricFamilies]) -> MetricFamilies:
     """The numbers of several processes as those of one."""
     heads: dict[str, Family] = {}
     parts: dict[str, dict[tuple[str, Labels], list[float]]] = {}
@@ -107,20 +107,20 @@ def merged(several: Iterable[Numbers]) -> Numbers:
     ]
 
 
-async def merged_over(several: Iterable[Numbers]) -> Numbers:
+async def merge_in_steps(several: Iterable[MetricFamilies]) -> MetricFamilies:
     """As `merged`, in steps."""
     by_name: dict[str, list[Family]] = {}
     for family in (family for numbers in several for family in numbers):
         by_name.setdefault(family.name, []).append(family)
-    whole: Numbers = []
+    whole: MetricFamilies = []
     pace = _Pace()
     for families in by_name.values():
-        whole += merged([family] for family in families)
+        whole += merge([family] for family in families)
         await pace.after(sum(len(family.samples) for family in families))
     return whole
 
 
-def lasting(numbers: Numbers) -> Numbers:
+def totals(numbers: MetricFamilies) -> MetricFamilies:
     """Return what remains of a process that has ended: its counters, rounded up so that no total ever decreases."""
     return [
         Family(
@@ -132,7 +132,7 @@ def lasting(numbers: Numbers) -> Numbers:
     ]  # fmt: skip
 
 
-async def rendered(numbers: Numbers, accept: str) -> tuple[bytes, str]:
+async def render(numbers: MetricFamilies, accept: str) -> tuple[bytes, str]:
     """Body and content type for an Accept header (OpenMetrics, or the Prometheus text format)."""
     encode_text, content_type = choose_encoder(accept)
     pieces: list[bytes] = []

@@ -26,7 +26,7 @@ _CLOSE_SECONDS = 1.0
 _LOOK_SECONDS = 0.05
 
 
-class Lines(Protocol):
+class LineSink(Protocol):
     """Takes lines, and never waits."""
 
     def write(self, line: bytes) -> None:
@@ -34,7 +34,7 @@ class Lines(Protocol):
         ...
 
 
-class Output(Protocol):
+class StandardOutput(Protocol):
     """An unbuffered stream (`io.RawIOBase`)."""
 
     def write(self, data: bytearray, /) -> int | None:
@@ -46,10 +46,10 @@ class Output(Protocol):
         ...
 
 
-def standard_output() -> Output:
+def standard_output() -> StandardOutput:
     """Return standard output without Python's buffer, which would cut a line when a pipe is full."""
     stream = sys.stdout.buffer
-    return cast("Output", getattr(stream, "raw", stream))
+    return cast("StandardOutput", getattr(stream, "raw", stream))
 
 
 class LineWriter:
@@ -62,7 +62,7 @@ class LineWriter:
     disk is full, the reader has gone, the descriptor is closed. Only whole lines are dropped, and each is counted.
     """
 
-    def __init__(self, output: Output, withhold: Callable[[bytes], bytes]) -> None:
+    def __init__(self, output: StandardOutput, withhold: Callable[[bytes], bytes]) -> None:
         self._output = output
         self._withhold = withhold
         self._lines: deque[bytes] = deque()
@@ -126,7 +126,7 @@ class LineWriter:
 class _Handler(logging.Handler):
     """Hands formatted records of the standard library's loggers on as lines."""
 
-    def __init__(self, writer: Lines) -> None:
+    def __init__(self, writer: LineSink) -> None:
         super().__init__()
         self._writer = writer
 
@@ -134,14 +134,14 @@ class _Handler(logging.Handler):
         self._writer.write(self.format(record).encode("utf-8", "backslashreplace"))
 
 
-def chosen_format(wanted: Literal["auto", "text", "json"], *, terminal: bool) -> Literal["text", "json"]:
+def choose_format(wanted: Literal["auto", "text", "json"], *, terminal: bool) -> Literal["text", "json"]:
     """Resolve `auto`."""
     if wanted == "auto":
         return "text" if terminal else "json"
     return wanted
 
 
-def configure(writer: Lines, form: Literal["text", "json"], level: str) -> None:
+def configure(writer: LineSink, form: Literal["text", "json"], level: str) -> None:
     """Send everything that is logged in this process, by whichever library, to `writer`."""
     handler = _Handler(writer)
     handler.setFormatter(_Json() if form == "json" else _Text())

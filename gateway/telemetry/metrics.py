@@ -22,7 +22,7 @@ from gateway import __version__
 from gateway.core import events
 from gateway.core.events import BreakerState
 from gateway.telemetry import exposition
-from gateway.telemetry.aggregates import Sums
+from gateway.telemetry.aggregates import Aggregates
 
 _UPSTREAM_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 15, 30)
 _REDIS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
@@ -85,11 +85,11 @@ class Metrics:
         self._count_process()
         self._count_reloads()
 
-    async def numbers(self) -> exposition.Numbers:
+    async def collect(self) -> exposition.MetricFamilies:
         """What was counted so far."""
         for count in self._added_up:
             count()
-        return await exposition.taken(self._registry)
+        return await exposition.collect(self._registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self._registry)
@@ -116,7 +116,7 @@ class Metrics:
             total("assets", "GET", "200", team)
 
         under_way = 0
-        kinds: defaultdict[tuple[str, str, int, str, str], Sums] = defaultdict(Sums)
+        kinds: defaultdict[tuple[str, str, int, str, str], Aggregates] = defaultdict(Aggregates)
 
         def began(_: events.RequestBegan) -> None:
             nonlocal under_way
@@ -130,12 +130,12 @@ class Metrics:
                 sent(fact.route, fact.cache).inc(fact.body_bytes)
             else:
                 kind = (fact.route, fact.method, fact.status, fact.team, fact.cache)
-                kinds[kind].count(fact.body_bytes, fact.duration)
+                kinds[kind].add(fact.body_bytes, fact.duration)
 
         def count() -> None:
             in_flight.set(under_way)
             for (route, method, status, team, cache), sums in kinds.items():
-                body_bytes, seconds, buckets = sums.taken()
+                body_bytes, seconds, buckets = sums.drain()
                 total(route, method, str(status), team).inc(sum(buckets))
                 _observe_all(duration(route, cache), buckets, seconds)
                 sent(route, cache).inc(body_bytes)
@@ -241,11 +241,11 @@ class Metrics:
         )
         state = _Kept(self._gauge("gateway_upstream_breaker_state", "1 for the breaker's state", "state"))
 
-        def turned(now: events.BreakerTurned) -> None:
+        def turned(now: events.BreakerChanged) -> None:
             for name in get_args(BreakerState):
                 state(name).set(name == now.state)
 
-        turned(events.BreakerTurned("closed"))
+        turned(events.BreakerChanged("closed"))
 
         def called(fact: events.UpstreamCalled) -> None:
             calls(fact.code).inc()
@@ -259,7 +259,7 @@ class Metrics:
         self.handlers[events.UpstreamCalled] = called
         self.handlers[events.UpstreamConnection] = lambda fact: connections(fact.kind).inc()
         self.handlers[events.UpstreamQueue] = queue
-        self.handlers[events.BreakerTurned] = turned
+        self.handlers[events.BreakerChanged] = turned
         self.handlers[events.VendorPaused] = lambda fact: paused.set(fact.until)
         self.handlers[events.UpstreamRetried] = lambda fact: retries(fact.reason).inc()
         self.handlers[events.KeyLoaded] = lambda fact: loaded.set(fact.at)
@@ -282,7 +282,7 @@ class Metrics:
             duration(fact.command).observe(fact.duration)
 
         self.handlers[events.RedisCommand] = sent
-        self.handlers[events.RedisWent] = lambda fact: up.set(1 if fact.up else 0)
+        self.handlers[events.RedisAvailabilityChanged] = lambda fact: up.set(1 if fact.up else 0)
 
     def _count_reloads(self) -> None:
         reloads = _Kept(

@@ -20,7 +20,7 @@ _GZIP, _ZLIB, _RAW_DEFLATE = 31, 15, -15  # `wbits` of zlib
 _MOST_CODINGS = 5
 
 
-class CutShort(UpstreamBroken):
+class TruncatedBody(UpstreamBroken):
     """The answer began and did not end, which may be chance."""
 
 
@@ -110,7 +110,7 @@ class _Decoder:
     def finish(self) -> None:
         """Raise CutShort unless the body has ended."""
         if self._inflate is None or not self._inflate.eof:
-            raise CutShort("the compressed body has no end", status=self._status)
+            raise TruncatedBody("the compressed body has no end", status=self._status)
 
     def _next_member(self, data: bytes) -> bytes:
         """Begin the next gzip member (RFC 1952, section 2.2), or skip zero padding after the last one."""

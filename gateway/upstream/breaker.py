@@ -12,7 +12,7 @@ from gateway.core.events import BreakerState
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
+class BreakerPermit:
     """Leave to call, given in a generation of the breaker."""
 
     generation: int
@@ -40,15 +40,15 @@ class Breaker:
                 left = self._opened + self._cooldown - now
                 return left if left > 0 else None
 
-    def enter(self, now: float) -> Pass | None:
+    def enter(self, now: float) -> BreakerPermit | None:
         """Leave to call, which has to be given back; None where there is none to be had."""
         if self.wait(now) is not None:
             return None
         if self.state == "open":
             self._turn("half_open")
-        return Pass(self._generation)
+        return BreakerPermit(self._generation)
 
-    def leave(self, given: Pass, now: float, *, well: bool | None) -> None:
+    def leave(self, given: BreakerPermit, now: float, *, well: bool | None) -> None:
         """Give it back: the call went `well`, or not, or (None) nobody will know."""
         if given.generation != self._generation:
             return

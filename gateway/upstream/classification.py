@@ -33,7 +33,7 @@ _NOT_FOR_CLIENTS = frozenset({401, 403, 407, 408, 429})
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class FetchedPage:
     """A valid answer of the vendor: a page (`listing` is set), or a 404 with its envelope in `body`.
 
     `started` and `arrived` are Unix times in seconds.
@@ -47,7 +47,7 @@ class Fetched:
     arrived: float
 
 
-def read_answer(
+def classify(
     status: int,
     headers: Headers,
     body: bytes,
@@ -77,7 +77,7 @@ def read_answer(
         if status == 404:
             return render_envelope(envelope), None
         raise UpstreamRefusal(status, envelope)
-    raise failure(status, headers, now)
+    raise upstream_error(status, headers, now)
 
 
 def needs_body(status: int) -> bool:
@@ -98,11 +98,11 @@ def _redacted(envelope: Envelope, holds_key: Callable[[bytes], bool], redact: Ca
     return found
 
 
-def failure(status: int, headers: Headers, now: float) -> UpstreamError:
+def upstream_error(status: int, headers: Headers, now: float) -> UpstreamError:
     """The exception for a status that is neither a page nor an answer to pass on."""
     if status in (401, 403):
         return UpstreamRefusedKey("the vendor refused our key", status=status)
-    pause = wished_pause(status, headers, now)
+    pause = requested_pause(status, headers, now)
     if pause is not None:
         return UpstreamRateLimited("the vendor asks for a pause", status=status, retry_after=pause)
     if status in RETRYABLE_STATUS:
@@ -110,7 +110,7 @@ def failure(status: int, headers: Headers, now: float) -> UpstreamError:
     return UpstreamBroken(f"the vendor answered {status}", status=status)
 
 
-def wished_pause(status: int, headers: Headers, now: float) -> float | None:
+def requested_pause(status: int, headers: Headers, now: float) -> float | None:
     """How many seconds the vendor asks to be left alone; None when it does not. `now` is Unix time in seconds."""
     if status not in (429, 503):
         return None

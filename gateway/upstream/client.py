@@ -31,19 +31,26 @@ from gateway.core.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.core.events import KeyRefused, Observe, UpstreamRetried
+from gateway.core.events import Emit, KeyRefused, UpstreamRetried
 from gateway.core.query import AssetsQuery
-from gateway.upstream.body import CutShort
-from gateway.upstream.classification import Fetched, read_answer, wished_pause
+from gateway.upstream.body import TruncatedBody
+from gateway.upstream.classification import FetchedPage, classify, requested_pause
 from gateway.upstream.connection_pool import VendorConnector
-from gateway.upstream.exchange import MAX_HEADERS, MAX_LINE_BYTES, Answer, Sender, code_of, send_once
-from gateway.upstream.guard import Gate
+from gateway.upstream.exchange import (
+    MAX_HEADERS,
+    MAX_LINE_BYTES,
+    UpstreamExchange,
+    UpstreamResponse,
+    code_of,
+    send_once,
+)
+from gateway.upstream.guard import UpstreamGuard
 from gateway.upstream.keys import KeyRing, VendorKey
 from gateway.upstream.resolver import Resolver
 from gateway.upstream.retry import RETRYABLE_STATUS, RetryBudget, backoff
 from gateway.upstream.tls import upstream_tls
 
-# What the gate says instead of asking.
+# What the guard says instead of asking.
 _NOT_ASKED = (UpstreamCircuitOpen, UpstreamOverloaded, UpstreamRateLimited, UpstreamRefusedKey)
 
 
@@ -81,61 +88,61 @@ def request_headers(key: VendorKey, scheme: Literal["raw", "bearer"], request_id
     }
 
 
-class Upstream:
+class UpstreamClient:
     """The vendor. `open` before the first fetch, `close` after the last. `charge` charges retries (`Budgets.miss`)."""
 
     def __init__(
         self,
         options: UpstreamOptions,
         keys: KeyRing,
-        gate: Gate,
+        guard: UpstreamGuard,
         *,
         clock: Clock,
         charge: Callable[[str], Awaitable[None]],
         chance: Callable[[], float],
-        observe: Observe,
+        emit: Emit,
     ) -> None:
         self._charge = charge
         self._options = options
         self._keys = keys
         self._clock = clock
         self._chance = chance
-        self._observe = observe
+        self._emit = emit
         self._budget = RetryBudget(options.retry_ratio)
-        self._gate = gate
+        self._guard = guard
         self._session: aiohttp.ClientSession | None = None
-        self._sender: Sender | None = None
+        self._sender: UpstreamExchange | None = None
         self._resolver: Resolver | None = None
 
     async def open(self) -> None:
         """Make the client session. Raises OSError or ssl.SSLError when `upstream.ca_file` cannot be read."""
-        options, clock, observe = self._options, self._clock, self._observe
+        options, clock, emit = self._options, self._clock, self._emit
         self._resolver = Resolver()
         connector = VendorConnector(
             options,
             tls=upstream_tls(options.ca_file),
             resolver=self._resolver,
             monotonic=clock.monotonic,
-            observe=observe,
+            emit=emit,
         )
         self._session = client_session(options, self._resolver, connector)
-        self._sender = Sender(self._session, connector, options, clock=clock, observe=observe)
+        self._sender = UpstreamExchange(self._session, connector, options, clock=clock, emit=emit)
 
     async def close(self) -> None:
         """Close what is open."""
         if self._session is not None:
             await self._session.close()
 
-    def give_up_look_ups(self) -> None:
+    def abandon_lookups(self) -> None:
         """End DNS look-ups that hang: the requests that wait for them must not delay the end of the gateway."""
         if self._resolver is not None:
-            self._resolver.give_up_soon()
+            self._resolver.abandon_lookups()
 
     def check(self, query: AssetsQuery) -> None:
         """Raise the UpstreamError that is certain to come of a fetch now, because the vendor may not be asked."""
-        self._gate.check(query.aoi_id, self._keys.in_order())
+        self._guard.check(query.aoi_id, self._keys.in_order())
 
-    async def fetch(self, query: AssetsQuery, request_id: str, deadline: float, team: str) -> Fetched:
+    async def fetch(self, query: AssetsQuery, request_id: str, deadline: float, team: str) -> FetchedPage:
         """Fetch one page from the vendor for a team that has paid for one request; `deadline` is monotonic time.
 
         Raises UpstreamError when the vendor failed, UpstreamRefusal when it refused the query.
@@ -144,17 +151,17 @@ class Upstream:
         answer = await self._with_either_key(query, request_id, deadline, team)
         arrived = self._clock.now()
         try:
-            body, listing = read_answer(
+            body, listing = classify(
                 answer.status, answer.headers, answer.body,
-                aoi_id=query.aoi_id, now=arrived, holds_key=self._keys.stands_in,
-                redact=self._keys.redact,
+                aoi_id=query.aoi_id, now=arrived, holds_key=self._keys.is_in,
+                redact=self._keys.redact_json,
             )  # fmt: skip
         except UpstreamError as error:
             del answer
             raise _bare(error) from None
         respected = self._options.cache_control == "respect"
         caching = vendor_caching(answer.headers, arrived)
-        return Fetched(
+        return FetchedPage(
             status=answer.status,
             body=body,
             listing=listing,
@@ -163,10 +170,12 @@ class Upstream:
             arrived=arrived,
         )
 
-    async def _with_either_key(self, query: AssetsQuery, request_id: str, deadline: float, team: str) -> Answer:
+    async def _with_either_key(
+        self, query: AssetsQuery, request_id: str, deadline: float, team: str
+    ) -> UpstreamResponse:
         """Ask with the current key and, if that one is refused, once with the previous one."""
         keys = self._keys.in_order()
-        begun = self._gate.begin(query.aoi_id, keys)
+        begun = self._guard.begin(query.aoi_id, keys)
         statuses: tuple[int, ...] = ()
         for key in keys:
             if statuses:  # without the previous key every page would fail, whatever budget is left
@@ -175,16 +184,16 @@ class Upstream:
             fetch = _Fetch(query, request_id, deadline, team, keys, begun)
             answer = await self._with_retries(fetch, key)
             if answer.status not in (401, 403):
-                self._gate.accepted(query.aoi_id, keys)
+                self._guard.key_accepted(query.aoi_id, keys)
                 return answer
-            self._observe(KeyRefused(answer.status))
+            self._emit(KeyRefused(answer.status))
             statuses += (answer.status,)
-        self._gate.refused(query.aoi_id, keys, statuses)
+        self._guard.key_rejected(query.aoi_id, keys, statuses)
         if self._keys.in_order() != keys:  # they were replaced while the vendor was asked
             return await self._with_either_key(query, request_id, deadline, team)
         raise UpstreamRefusedKey("the vendor refused our key", status=statuses[-1])
 
-    async def _with_retries(self, fetch: _Fetch, key: VendorKey) -> Answer:
+    async def _with_retries(self, fetch: _Fetch, key: VendorKey) -> UpstreamResponse:
         attempt = 1
         outcome = await self._outcome(fetch, key, after=None)
         while attempt < self._options.max_attempts and (reason := _worth_another(outcome)) is not None:
@@ -195,7 +204,7 @@ class Upstream:
             again = await self._outcome(fetch, key, after=reason)
             if isinstance(again, _NOT_ASKED):
                 break  # what the vendor said tells more
-            self._observe(UpstreamRetried(reason))
+            self._emit(UpstreamRetried(reason))
             outcome = again
             attempt += 1
         if isinstance(outcome, UpstreamError):
@@ -205,21 +214,21 @@ class Upstream:
     async def _may_ask_again(self, fetch: _Fetch) -> bool:
         """Whether another request may be sent; it is charged to the team if so."""
         try:
-            self._gate.check(fetch.query.aoi_id, fetch.keys)
+            self._guard.check(fetch.query.aoi_id, fetch.keys)
             await self._charge(fetch.team)
         except (UpstreamError, LimitReached):
             return False
         return True
 
-    async def _outcome(self, fetch: _Fetch, key: VendorKey, *, after: str | None) -> Answer | UpstreamError:
+    async def _outcome(self, fetch: _Fetch, key: VendorKey, *, after: str | None) -> UpstreamResponse | UpstreamError:
         try:
             return await self._attempt(fetch, key, after=after)
         except UpstreamError as error:
             return _bare(error)
 
-    async def _attempt(self, fetch: _Fetch, key: VendorKey, *, after: str | None) -> Answer:
+    async def _attempt(self, fetch: _Fetch, key: VendorKey, *, after: str | None) -> UpstreamResponse:
         left = fetch.deadline - self._clock.monotonic()
-        async with self._gate.enter(fetch.query.aoi_id, fetch.keys, fetch.begun, left, fetch.team) as call:
+        async with self._guard.admit(fetch.query.aoi_id, fetch.keys, fetch.begun, left, fetch.team) as call:
             if after is None:
                 self._budget.called()
             assert self._sender is not None, "open() comes first"  # noqa: S101 - a mistake of ours, not of the vendor
@@ -228,12 +237,12 @@ class Upstream:
             # Where one connection failed, the others that are kept may be dead, too.
             fresh = after in ("timeout", "reset")
             try:
-                answer = await self._sender.ask(fetch.query, headers, limit, fetch.team, fresh=fresh)
-                call.pause = wished_pause(answer.status, answer.headers, self._clock.now())
-                call.well = call.pause is not None or answer.status not in RETRYABLE_STATUS
+                answer = await self._sender.send(fetch.query, headers, limit, fetch.team, fresh=fresh)
+                call.pause = requested_pause(answer.status, answer.headers, self._clock.now())
+                call.succeeded = call.pause is not None or answer.status not in RETRYABLE_STATUS
             except UpstreamError as error:
                 # Nonsense in time is an answer; silence, and answers that are cut, are none.
-                call.well = not isinstance(error, UpstreamTimeout | UpstreamUnreachable | CutShort)
+                call.succeeded = not isinstance(error, UpstreamTimeout | UpstreamUnreachable | TruncatedBody)
                 raise
         return answer
 
@@ -255,13 +264,13 @@ def _bare(error: UpstreamError) -> UpstreamError:
     return error.with_traceback(None)
 
 
-def _worth_another(outcome: Answer | UpstreamError) -> str | None:
+def _worth_another(outcome: UpstreamResponse | UpstreamError) -> str | None:
     """Why another attempt may fare better, as a label; None when it would not."""
     match outcome:
-        case UpstreamTimeout() | UpstreamUnreachable() | CutShort():
+        case UpstreamTimeout() | UpstreamUnreachable() | TruncatedBody():
             return code_of(outcome)
         # A 503 that names a time is a wish for a pause, not for another attempt.
-        case Answer() if outcome.status in RETRYABLE_STATUS and "Retry-After" not in outcome.headers:
+        case UpstreamResponse() if outcome.status in RETRYABLE_STATUS and "Retry-After" not in outcome.headers:
             return str(outcome.status)
         case _:
             return None

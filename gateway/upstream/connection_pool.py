@@ -29,7 +29,7 @@ from aiohttp.tracing import Trace
 from yarl import URL
 
 from gateway.config.options import UpstreamOptions
-from gateway.core.events import ConnectionReuseSuspended, Observe, UpstreamConnection
+from gateway.core.events import ConnectionReuseSuspended, Emit, UpstreamConnection
 from gateway.upstream.connection import VendorConnection
 from gateway.upstream.connection_reuse import ReuseGuard
 
@@ -81,7 +81,7 @@ class VendorConnector(aiohttp.TCPConnector):
         tls: ssl.SSLContext,
         resolver: AbstractResolver,
         monotonic: Callable[[], float],
-        observe: Observe,
+        emit: Emit,
     ) -> None:
         super().__init__(
             limit=0,  # `upstream.max_concurrency` is the limit
@@ -93,7 +93,7 @@ class VendorConnector(aiohttp.TCPConnector):
         self._most_idle = options.keepalive_connections if options.keepalive_timeout else 0
         self._idle_seconds = options.keepalive_timeout
         self._monotonic = monotonic
-        self._observe = observe
+        self._emit = emit
         self._host = URL(options.base_url).host or ""
         self._guard = ReuseGuard()
         self._opening: set[asyncio.Task[ResponseHandler]] = set()
@@ -113,7 +113,7 @@ class VendorConnector(aiohttp.TCPConnector):
 
     def replaced(self) -> None:
         """Count a kept connection that was lost before an answer."""
-        self._observe(UpstreamConnection("replaced"))
+        self._emit(UpstreamConnection("replaced"))
         if self._guard.replaced(self._monotonic()):
             self._suspend("the vendor closed more than a tenth of the connections within a minute")
 
@@ -126,7 +126,7 @@ class VendorConnector(aiohttp.TCPConnector):
         if isinstance(used, VendorConnection):
             used.keep = self._reuses
             self._guard.checked_out(self._monotonic())
-            self._observe(UpstreamConnection("reused" if used.requests else "new"))
+            self._emit(UpstreamConnection("reused" if used.requests else "new"))
             if (checkout := _checkout.get()) is not None:
                 checkout.connection, checkout.kept = used, used.kept
         return connection
@@ -227,12 +227,12 @@ class VendorConnector(aiohttp.TCPConnector):
             idle.extend(connected)
 
     def _count_dirty(self) -> None:
-        self._observe(UpstreamConnection("dirty"))
+        self._emit(UpstreamConnection("dirty"))
         if self._guard.dirty(self._monotonic()):
             self._suspend("the vendor sent bytes that no request had asked for, twice in ten minutes")
 
     def _suspend(self, why: str) -> None:
-        self._observe(ConnectionReuseSuspended(why, self._host))
+        self._emit(ConnectionReuseSuspended(why, self._host))
         for idle in self._conns.values():
             for one, _ in idle:
                 one.close()

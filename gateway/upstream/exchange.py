@@ -21,10 +21,10 @@ from yarl import URL
 from gateway.config.options import UpstreamOptions
 from gateway.core.clock import Clock
 from gateway.core.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamTooLarge, UpstreamUnreachable
-from gateway.core.events import Observe, UpstreamCalled
+from gateway.core.events import Emit, UpstreamCalled
 from gateway.core.listing import MAX_ENVELOPE_BYTES
 from gateway.core.query import AssetsQuery
-from gateway.upstream.body import CutShort, read_body
+from gateway.upstream.body import TruncatedBody, read_body
 from gateway.upstream.connection_pool import Checkout, VendorConnector
 from gateway.upstream.page_identity import Identity, Mismatch, page_identity
 
@@ -37,15 +37,15 @@ MAX_LINE_BYTES = 131_072
 MAX_HEADERS = 512
 
 
-class NoConnection(UpstreamUnreachable):
+class ConnectionFailed(UpstreamUnreachable):
     """Nobody took the connection."""
 
 
-class NoTls(UpstreamUnreachable):
+class TlsFailed(UpstreamUnreachable):
     """The connection was not safe."""
 
 
-class NotHttp(UpstreamBroken):
+class NotHttpResponse(UpstreamBroken):
     """The answer could not be parsed."""
 
 
@@ -53,7 +53,7 @@ class _KeptConnectionLost(UpstreamUnreachable):
     """A kept connection ended before the first byte of an answer."""
 
 
-class Answer(NamedTuple):
+class UpstreamResponse(NamedTuple):
     """A complete answer of the vendor, its body decoded."""
 
     status: int
@@ -61,7 +61,7 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class Sender:
+class UpstreamExchange:
     """Sends requests with one session and its pool of connections."""
 
     def __init__(
@@ -71,19 +71,19 @@ class Sender:
         options: UpstreamOptions,
         *,
         clock: Clock,
-        observe: Observe,
+        emit: Emit,
     ) -> None:
         self._session = session
         self._connector = connector
         self._options = options
         self._proxy = None if options.proxy is None else options.proxy.get_secret_value()
         self._clock = clock
-        self._observe = observe
+        self._emit = emit
         self._confirmed: dict[str, float] = {}
 
-    async def ask(
+    async def send(
         self, query: AssetsQuery, headers: Mapping[str, str], seconds: float, team: str, *, fresh: bool
-    ) -> Answer:
+    ) -> UpstreamResponse:
         """Request a page, for so many seconds in all; `fresh` forbids kept connections. Raises UpstreamError."""
         ends = self._clock.monotonic() + seconds
         identity: Identity = "unknown"
@@ -97,7 +97,7 @@ class Sender:
                 checkout.close()
             except _KeptConnectionLost:
                 self._connector.replaced()
-            except NotHttp:
+            except NotHttpResponse:
                 if not checkout.kept:
                     raise
                 checkout.end_dirty()
@@ -118,7 +118,7 @@ class Sender:
 
     async def _send(
         self, query: AssetsQuery, headers: Mapping[str, str], seconds: float, team: str, checkout: Checkout
-    ) -> Answer:
+    ) -> UpstreamResponse:
         """Send one request and count it."""
         began = self._clock.monotonic()
         code, lost = "reset", False
@@ -134,12 +134,12 @@ class Sender:
             if not lost:
                 raise
         finally:
-            self._observe(UpstreamCalled(code, self._clock.monotonic() - began, team, lost))
+            self._emit(UpstreamCalled(code, self._clock.monotonic() - began, team, lost))
         if lost:
             raise _KeptConnectionLost("the vendor closed an idle connection")
         return answer
 
-    async def _exchange(self, query: AssetsQuery, headers: Mapping[str, str], seconds: float) -> Answer:
+    async def _exchange(self, query: AssetsQuery, headers: Mapping[str, str], seconds: float) -> UpstreamResponse:
         """Read the answer to one request to its end, translating every way in which that can fail."""
         options = self._options
         url = URL(options.base_url + query.target, encoded=True)
@@ -150,18 +150,18 @@ class Sender:
             ):
                 limit = options.max_body_bytes if response.status == 200 else MAX_ENVELOPE_BYTES
                 body = await read_body(response, limit)
-                return Answer(response.status, response.headers, body)
+                return UpstreamResponse(response.status, response.headers, body)
         except aiohttp.ConnectionTimeoutError:
-            raise NoConnection("no connection in time") from None
+            raise ConnectionFailed("no connection in time") from None
         except TimeoutError:
             raise UpstreamTimeout("no complete answer in time") from None
         except (aiohttp.ClientPayloadError, zlib.error) as error:
-            raise CutShort(f"the body is not whole: {type(error).__name__}", status=response.status) from None
+            raise TruncatedBody(f"the body is not whole: {type(error).__name__}", status=response.status) from None
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError, ssl.SSLError) as error:
             raise unreachable(error) from None
         except (aiohttp.ClientError, ValueError) as error:
             # repr() of aiohttp's errors holds the request's headers, our key among them: only the class is told.
-            raise NotHttp(f"not HTTP as we know it: {type(error).__name__}") from None
+            raise NotHttpResponse(f"not HTTP as we know it: {type(error).__name__}") from None
 
 
 async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -177,9 +177,9 @@ def unreachable(error: Exception) -> UpstreamUnreachable:
     name = type(error).__name__
     match error:
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError() | ssl.SSLError():
-            return NoTls(f"TLS failed: {name}")
+            return TlsFailed(f"TLS failed: {name}")
         case aiohttp.ClientConnectorError() | aiohttp.ClientProxyConnectionError():
-            return NoConnection(f"no connection: {name}")
+            return ConnectionFailed(f"no connection: {name}")
         case _:
             return UpstreamUnreachable(f"the connection was cut: {name}")
 
@@ -189,11 +189,11 @@ def code_of(error: UpstreamError) -> str:
     match error:
         case UpstreamTimeout():
             return "timeout"
-        case NoConnection():
+        case ConnectionFailed():
             return "connect"
-        case NoTls():
+        case TlsFailed():
             return "tls"
-        case UpstreamUnreachable() | CutShort():
+        case UpstreamUnreachable() | TruncatedBody():
             return "reset"
         case UpstreamTooLarge():
             return "too_large"

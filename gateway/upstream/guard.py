@@ -14,115 +14,117 @@ from typing import Protocol
 from gateway.config.options import UpstreamOptions
 from gateway.core.clock import Clock
 from gateway.core.errors import UpstreamCircuitOpen, UpstreamRateLimited, UpstreamRefusedKey
-from gateway.core.events import BreakerState, BreakerTurned, Observe, VendorPaused, VendorResumed
+from gateway.core.events import BreakerChanged, BreakerState, Emit, VendorPaused, VendorResumed
 from gateway.upstream.breaker import Breaker
-from gateway.upstream.concurrency import Places
+from gateway.upstream.concurrency import ConcurrencyLimiter
 from gateway.upstream.pause import LONGEST_PAUSE, Pause
-from gateway.upstream.rejected_keys import KeyHolds
+from gateway.upstream.rejected_keys import RejectedKeyBackoff
 
 
-class Replicas(Protocol):
+class SharedPause(Protocol):
     """Those who ask the same vendor. Nothing here raises: without word from them each goes by what it sees itself."""
 
-    async def tell_pause(self, until: float, left: float, *, over: bool) -> None:
+    async def announce(self, until: float, left: float, *, over: bool) -> None:
         """Tell that the vendor asked for a pause of `left` seconds, named `until`, or that this one is over."""
         ...
 
-    async def may_probe(self, until: float, seconds: float) -> bool:
+    async def claim_probe(self, until: float, seconds: float) -> bool:
         """Whether it is for us to probe after the pause that lasted until then; for so many seconds no other will."""
         ...
 
 
-class NoReplicas:
+class LocalPause:
     """Nobody else asks this vendor."""
 
-    async def tell_pause(self, until: float, left: float, *, over: bool) -> None:
+    async def announce(self, until: float, left: float, *, over: bool) -> None:
         """Nobody is there to be told."""
 
-    async def may_probe(self, until: float, seconds: float) -> bool:  # noqa: ARG002 - as Replicas says
+    async def claim_probe(self, until: float, seconds: float) -> bool:  # noqa: ARG002 - as Replicas says
         """Nobody else does."""
         return True
 
 
 @dataclass(slots=True)
-class Call:
+class GuardedCall:
     """One call that was let through, and how it ended: `well` when the vendor is alive, None when nobody knows.
 
     `pause` is the time in seconds that the vendor asked to be left alone.
     """
 
-    well: bool | None = None
+    succeeded: bool | None = None
     pause: float | None = None
 
 
-class Gate:
+class UpstreamGuard:
     """The way to the vendor."""
 
-    def __init__(self, options: UpstreamOptions, replicas: Replicas, *, clock: Clock, observe: Observe) -> None:
-        self._places = Places(options.max_concurrency, options.max_queue, observe)
+    def __init__(self, options: UpstreamOptions, replicas: SharedPause, *, clock: Clock, emit: Emit) -> None:
+        self._limiter = ConcurrencyLimiter(options.max_concurrency, options.max_queue, emit)
         self._breaker = Breaker(options.breaker.failures, options.breaker.cooldown)
         self._pause = Pause(options.max_concurrency)
-        self._holds = KeyHolds()
-        self._replicas = replicas
+        self._rejected_keys = RejectedKeyBackoff()
+        self._shared_pause = replicas
         self._probe_seconds = options.attempt_timeout
         self._probing = False
         self._clock = clock
-        self._observe = observe
-        self._told: BreakerState = "closed"
+        self._emit = emit
+        self._reported_state: BreakerState = "closed"
 
     @property
     def idle(self) -> bool:
         """Whether no call is in flight and none waits."""
-        return self._places.idle
+        return self._limiter.idle
 
     def check(self, aoi_id: str, keys: Hashable) -> None:
         """Raise what is certain to come of asking now: UpstreamRefusedKey, UpstreamRateLimited, UpstreamCircuitOpen."""
         now = self._clock.monotonic()
-        if self._holds.wait(keys, aoi_id, now) is not None:
+        if self._rejected_keys.wait(keys, aoi_id, now) is not None:
             raise UpstreamRefusedKey("the vendor refused our key a moment ago")
         self._check_vendor(now)
 
     def begin(self, aoi_id: str, keys: Hashable) -> int:
         """Begin a fetch, which may be the one try with a refused key. Raises as `check`; hand the result to `enter`."""
         self.check(aoi_id, keys)
-        self._holds.tries(keys, aoi_id, self._clock.monotonic())
-        return self._holds.refusals
+        self._rejected_keys.fetch_started(keys, aoi_id, self._clock.monotonic())
+        return self._rejected_keys.refusals
 
     @asynccontextmanager
-    async def enter(self, aoi_id: str, keys: Hashable, begun: int, patience: float, team: str) -> AsyncIterator[Call]:
+    async def admit(
+        self, aoi_id: str, keys: Hashable, begun: int, patience: float, team: str
+    ) -> AsyncIterator[GuardedCall]:
         """A call of a fetch that was `begun` for a team, for the block, after `patience` seconds in the queue at most.
 
         Raises as `check`, and UpstreamOverloaded.
         """
         self._check_vendor(self._clock.monotonic())
-        async with self._places.take(patience, team):
+        async with self._limiter.acquire(patience, team):
             # While we waited the vendor may have refused the key to somebody else, or asked for a pause.
-            if begun != self._holds.refusals:
+            if begun != self._rejected_keys.refusals:
                 self.check(aoi_id, keys)
             self._check_vendor(self._clock.monotonic())
-            probes = await self._probes()
+            probes = await self._is_probe()
             given = self._breaker.enter(self._clock.monotonic())
             if given is None:
                 self._probing = self._probing and not probes
                 raise UpstreamCircuitOpen("its probe is under way", retry_after=self._breaker.wait(0.0))
-            self._tell_breaker()
-            call = Call()
+            self._report_breaker()
+            call = GuardedCall()
             try:
                 yield call
             finally:
-                self._breaker.leave(given, self._clock.monotonic(), well=call.well)
-                self._tell_breaker()
-                await self._ended(call, probes=probes)
+                self._breaker.leave(given, self._clock.monotonic(), well=call.succeeded)
+                self._report_breaker()
+                await self._finish(call, probes=probes)
 
-    def accepted(self, aoi_id: str, keys: Hashable) -> None:
+    def key_accepted(self, aoi_id: str, keys: Hashable) -> None:
         """The vendor took one of these keys for this AOI."""
-        self._holds.accepted(keys, aoi_id)
+        self._rejected_keys.key_accepted(keys, aoi_id)
 
-    def refused(self, aoi_id: str, keys: Hashable, statuses: tuple[int, ...]) -> None:
+    def key_rejected(self, aoi_id: str, keys: Hashable, statuses: tuple[int, ...]) -> None:
         """The vendor refused all these keys for this AOI, with these statuses."""
-        self._holds.refused(keys, aoi_id, statuses, self._clock.monotonic())
+        self._rejected_keys.key_rejected(keys, aoi_id, statuses, self._clock.monotonic())
 
-    def hear(self, until: float, left: float, over: bool) -> None:
+    def receive_pause(self, until: float, left: float, over: bool) -> None:
         """Another replica was asked for a pause that lasts `left` seconds more, or has seen the end of it.
 
         `until` names the pause (see `core.pause`).
@@ -133,7 +135,7 @@ class Gate:
             return
         left = min(left, LONGEST_PAUSE)
         if self._pause.begin(until, self._clock.monotonic() + left):
-            self._observe(VendorPaused(self._clock.now() + left))
+            self._emit(VendorPaused(self._clock.now() + left))
 
     def _check_vendor(self, now: float) -> None:
         match self._pause.phase(now):
@@ -145,12 +147,12 @@ class Gate:
         if wait is not None:
             raise UpstreamCircuitOpen("the vendor failed too often", retry_after=wait)
 
-    async def _probes(self) -> bool:
+    async def _is_probe(self) -> bool:
         """Whether this call is the probe after a pause. Raises UpstreamRateLimited where it is another replica's."""
         if self._pause.phase(self._clock.monotonic()) != "probe":
             return False
         self._probing, until = True, self._pause.until
-        if not await self._replicas.may_probe(until, self._probe_seconds):
+        if not await self._shared_pause.claim_probe(until, self._probe_seconds):
             self._probing = False
             if until == self._pause.until and self._pause.phase(self._clock.monotonic()) == "probe":
                 raise UpstreamRateLimited("another replica makes the first call after the pause", retry_after=1.0)
@@ -158,27 +160,27 @@ class Gate:
             return False
         return True
 
-    async def _ended(self, call: Call, *, probes: bool) -> None:
+    async def _finish(self, call: GuardedCall, *, probes: bool) -> None:
         if probes:
             self._probing = False
         if call.pause is not None:
             until = self._clock.now() + call.pause
-            self.hear(until, call.pause, over=False)
-            await self._replicas.tell_pause(until, call.pause, over=False)
-        elif probes and call.well is not None:
+            self.receive_pause(until, call.pause, over=False)
+            await self._shared_pause.announce(until, call.pause, over=False)
+        elif probes and call.succeeded is not None:
             until = self._pause.until
             self._resume()
-            await self._replicas.tell_pause(until, 0.0, over=True)
-        elif call.well and self._pause.phase(self._clock.monotonic()) == "ramp":
-            self._pause.went_well()
-            self._places.allow(self._pause.allowed)
+            await self._shared_pause.announce(until, 0.0, over=True)
+        elif call.succeeded and self._pause.phase(self._clock.monotonic()) == "ramp":
+            self._pause.succeeded()
+            self._limiter.set_limit(self._pause.allowed)
 
     def _resume(self) -> None:
         if self._pause.resume():
-            self._places.allow(self._pause.allowed)
-            self._observe(VendorResumed())
+            self._limiter.set_limit(self._pause.allowed)
+            self._emit(VendorResumed())
 
-    def _tell_breaker(self) -> None:
-        if self._breaker.state != self._told:
-            self._told = self._breaker.state
-            self._observe(BreakerTurned(self._told))
+    def _report_breaker(self) -> None:
+        if self._breaker.state != self._reported_state:
+            self._reported_state = self._breaker.state
+            self._emit(BreakerChanged(self._reported_state))

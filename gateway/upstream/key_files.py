@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from gateway.config.options import ApiKey
 from gateway.core.clock import Clock
-from gateway.core.events import KeyLoaded, Observe
+from gateway.core.events import Emit, KeyLoaded
 from gateway.upstream.keys import KeyRing, Slot
 
 _LOOK_SECONDS = 1.0
@@ -34,7 +34,7 @@ def renew(path: str, slot: Slot, keys: KeyRing, *, read: Callable[[str], str | N
 
 
 async def follow(
-    path: str, slot: Slot, keys: KeyRing, *, read: Callable[[str], str | None], clock: Clock, observe: Observe
+    path: str, slot: Slot, keys: KeyRing, *, read: Callable[[str], str | None], clock: Clock, emit: Emit
 ) -> None:
     """Keep a slot of the ring at what the file holds, until cancelled. An empty file changes nothing.
 
@@ -59,4 +59,4 @@ async def follow(
         if content is not None and keys.replace(slot, content):
             _log.info("the vendor key has changed", extra={"slot": slot})
             if slot == "current":
-                observe(KeyLoaded(clock.now()))
+                emit(KeyLoaded(clock.now()))

@@ -12,7 +12,7 @@ import re
 from typing import Literal
 from urllib.parse import quote, quote_plus
 
-WITHHELD = b"[withheld]"
+REDACTED = b"[withheld]"
 _REDACTED = b"[redacted]"
 
 Slot = Literal["current", "previous"]
@@ -31,7 +31,7 @@ def _unescaped(data: bytes) -> bytes:
     return _JSON_ESCAPE.sub(lambda found: bytes([int(found[1], 16)]) if found[1] else found[2], data)
 
 
-def _anyhow(secret: bytes) -> bytes:
+def _any_escaping(secret: bytes) -> bytes:
     """Return a pattern for a secret in JSON text, each byte of it as it is, escaped or percent-encoded.
 
     Backslashes before a byte are part of it, so that a replacement leaves no half of an escape behind. There are up to
@@ -71,26 +71,26 @@ class VendorKey:
         """The key itself."""
         return self._value
 
-    def stands_in(self, data: bytes) -> bool:
+    def is_in(self, data: bytes) -> bool:
         """Whether any form of the key (raw, base64, percent-encoded) stands in the bytes, escaped in JSON or not."""
         texts = (data,) if b"\\" not in data else (data, _unescaped(data))
         return any(form in text for text in texts for form in self._forms)
 
-    def withhold(self, data: bytes) -> bytes:
+    def redact(self, data: bytes) -> bytes:
         """The bytes with every form of the key replaced."""
         for form in self._forms:
             if form in data:
-                data = data.replace(form, WITHHELD)
+                data = data.replace(form, REDACTED)
         return data
 
-    def redact(self, text: bytes) -> bytes:
+    def redact_json(self, text: bytes) -> bytes:
         """Replace the key in JSON text, whichever of its characters are escaped or percent-encoded there."""
         if not self._forms:
             return text
         if self._quoted is None:
             raw = self._value.encode()
             encoded = (base64.b64encode(raw), base64.urlsafe_b64encode(raw))
-            self._quoted = re.compile(b"|".join(map(_anyhow, (raw, *(form.rstrip(b"=") for form in encoded)))))
+            self._quoted = re.compile(b"|".join(map(_any_escaping, (raw, *(form.rstrip(b"=") for form in encoded)))))
         return self._quoted.sub(_REDACTED, text)
 
     def __eq__(self, other: object) -> bool:
@@ -140,20 +140,20 @@ class KeyRing:
             self._retired = (self._previous, *self._retired)[:_RETIRED_KEYS]
             self._previous = None
 
-    def stands_in(self, data: bytes) -> bool:
+    def is_in(self, data: bytes) -> bool:
         """Whether any key stands in the bytes, in any form."""
-        return any(key.stands_in(data) for key in (*self.in_order(), *self._retired))
+        return any(key.is_in(data) for key in (*self.in_order(), *self._retired))
 
-    def withhold(self, data: bytes) -> bytes:
+    def redact(self, data: bytes) -> bytes:
         """The bytes without any key."""
         for key in (*self.in_order(), *self._retired):
-            data = key.withhold(data)
+            data = key.redact(data)
         return data
 
-    def redact(self, text: bytes) -> bytes:
+    def redact_json(self, text: bytes) -> bytes:
         """Replace every key in JSON text."""
         for key in (*self.in_order(), *self._retired):
-            text = key.redact(text)
+            text = key.redact_json(text)
         return text
 
     def __repr__(self) -> str:

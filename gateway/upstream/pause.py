@@ -51,6 +51,6 @@ class Pause:
         self._over, self.allowed = True, min(_FIRST_AFTER_PROBE, self._concurrency)
         return True
 
-    def went_well(self) -> None:
+    def succeeded(self) -> None:
         """A call has come back: one more may be under way."""
         self.allowed = min(self.allowed + 1, self._concurrency)

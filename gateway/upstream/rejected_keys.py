@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-HOLD_SECONDS = 10.0
+BACKOFF_SECONDS = 10.0
 _MOST_AOIS = 10_000
 
 
-class KeyHolds:
+class RejectedKeyBackoff:
     """What is held. Times are of the monotonic clock, in seconds; `keys` stands for those in use, whatever they are."""
 
     def __init__(self) -> None:
@@ -29,17 +29,17 @@ class KeyHolds:
         held = (self._all_until, self._aois.get(aoi_id))
         return max((until - now for until in held if until is not None and until > now), default=None)
 
-    def tries(self, keys: Hashable, aoi_id: str, now: float) -> None:
+    def fetch_started(self, keys: Hashable, aoi_id: str, now: float) -> None:
         """A fetch begins with the keys that are in use; if it is the one try, the others go on waiting."""
         if keys != self._keys:  # new keys, new luck
             self._keys, self._has_worked, self._all_until = keys, False, None
             self._aois.clear()
         if self._all_until is not None:
-            self._all_until = now + HOLD_SECONDS
+            self._all_until = now + BACKOFF_SECONDS
         if aoi_id in self._aois:
-            self._aois[aoi_id] = now + HOLD_SECONDS
+            self._aois[aoi_id] = now + BACKOFF_SECONDS
 
-    def accepted(self, keys: Hashable, aoi_id: str) -> None:
+    def key_accepted(self, keys: Hashable, aoi_id: str) -> None:
         """The vendor took one of these keys, for this AOI at least."""
         if keys != self._keys:
             return
@@ -47,7 +47,7 @@ class KeyHolds:
         self._all_until = None
         self._aois.pop(aoi_id, None)
 
-    def refused(self, keys: Hashable, aoi_id: str, statuses: tuple[int, ...], now: float) -> None:
+    def key_rejected(self, keys: Hashable, aoi_id: str, statuses: tuple[int, ...], now: float) -> None:
         """The vendor refused each of these keys, with these statuses."""
         if keys != self._keys:
             return
@@ -55,6 +55,6 @@ class KeyHolds:
         if 403 in statuses and self._has_worked:
             if len(self._aois) >= _MOST_AOIS:
                 self._aois.clear()
-            self._aois[aoi_id] = now + HOLD_SECONDS
+            self._aois[aoi_id] = now + BACKOFF_SECONDS
         else:
-            self._all_until = now + HOLD_SECONDS
+            self._all_until = now + BACKOFF_SECONDS

@@ -20,7 +20,7 @@ class Resolver(aiohttp.ThreadedResolver):
         self._ends: float | None = None
         self._pending: set[asyncio.Timeout] = set()
 
-    def give_up_soon(self) -> None:
+    def abandon_lookups(self) -> None:
         """End all look-ups, also later ones, half a second from now: what has not been answered by then hangs."""
         self._ends = asyncio.get_running_loop().time() + _LAST_SECONDS
         for limit in self._pending:

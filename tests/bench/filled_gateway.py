@@ -18,14 +18,14 @@ from gateway.core.cache_control import VendorCaching
 from gateway.core.listing import parse_listing
 from gateway.core.query import AssetsQuery
 from gateway.telemetry.log_writer import LineWriter, configure, standard_output
-from gateway.upstream.classification import Fetched
+from gateway.upstream.classification import FetchedPage
 
 
 async def serve(file: str, pages: int) -> None:
     """Fill the store by the way that fetched pages go, and serve."""
     settings = load(file=file, environ={}).settings
     keys = key_ring(settings)
-    writer = LineWriter(standard_output(), keys.withhold)
+    writer = LineWriter(standard_output(), keys.redact)
     configure(writer, "json", settings.log.level)
     gateway = Gateway(settings, keys, writer, "json")
     now, canned = gateway._clock.now(), Canned()
@@ -33,7 +33,7 @@ async def serve(file: str, pages: int) -> None:
         query = AssetsQuery(filled_aoi(number), 0, 10)
         address = query.address(gateway._scope)
         body = canned.page(query.aoi_id.encode(), 0, 10)
-        fetched = Fetched(200, body, parse_listing(body, query.aoi_id), VendorCaching(), now, now)
+        fetched = FetchedPage(200, body, parse_listing(body, query.aoi_id), VendorCaching(), now, now)
         page = admit(query, address.page, fetched, settings.cache.lifetimes, 0.0)
         await gateway._store.keep(address, page, (await gateway._store.look_up(address)).epoch)
     await gateway.start(Sockets(socket.create_server(("127.0.0.1", settings.server.port), backlog=1024), None))

@@ -37,7 +37,7 @@ from gateway.mock_vendor.server import MockVendor
 from gateway.storage.memory import MemoryStore
 from gateway.storage.redis.leases import Alone
 from gateway.teams.budgets import Budgets
-from gateway.upstream.classification import Fetched
+from gateway.upstream.classification import FetchedPage
 
 AOIS = 20
 SIZES = (10, 20, 25, 50, 100)
@@ -76,25 +76,25 @@ async def calls(vendor: MockVendor, reads: list[AssetsQuery], limits: Limits, ch
     clock, asked = SteeredClock(), count(1)
     made = 0
 
-    async def fetch(query: AssetsQuery, *_: object) -> Fetched:
+    async def fetch(query: AssetsQuery, *_: object) -> FetchedPage:
         nonlocal made
         made = next(asked)
         body = vendor.listing(query.aoi_id, query.offset, query.limit)
         assert body is not None
-        return Fetched(200, body, parse_listing(body, query.aoi_id), VendorCaching(), clock.now(), clock.now())
+        return FetchedPage(200, body, parse_listing(body, query.aoi_id), VendorCaching(), clock.now(), clock.now())
 
     store = MemoryStore(1 << 30, clock, ignore)
-    windows = Windows(store, limits, scope="s", clock=clock, observe=ignore)
+    windows = Windows(store, limits, scope="s", clock=clock, emit=ignore)
     turns, lifetimes = Alone(clock), Lifetimes(settled=3600)
     errands = Errands(
         store=store, turns=turns, fetch=fetch, check=ignore, budget=Budgets({}, None, clock),
         limits=limits, lifetimes=lifetimes,
-        deadline=15, clock=clock, chance=lambda: 0.0, observe=ignore,
+        deadline=15, clock=clock, chance=lambda: 0.0, emit=ignore,
     )  # fmt: skip
     cache = Cache(
         store=store, windows=windows, errands=errands, turns=turns, deadline=15, patience=2, prefetch=0,
         stretches=Stretches(chunk, windows, errands, limits, clock=clock), idle=lambda: True, clock=clock,
-        observe=ignore,
+        emit=ignore,
     )  # fmt: skip
     for query in reads:
         await cache.answer(query, "r", team="bench")

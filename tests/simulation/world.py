@@ -76,7 +76,7 @@ class Replica:
         gateway = Gateway(
             settings, key_ring(settings), _writer(), "json", clock=clock, chance=self.world.rng.random,
         )  # fmt: skip
-        gateway._subscribers.subscribe({RequestsReplayed: self._count})
+        gateway._dispatcher.subscribe({RequestsReplayed: self._count})
         await gateway.start(Sockets(socket.socket(), None))
 
     def _count(self, fact: RequestsReplayed) -> None:

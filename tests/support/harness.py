@@ -146,7 +146,7 @@ class Play:
     async def settled(self) -> None:
         """Wait until nothing is under way to the vendor, nor for anybody."""
         flights = self.gateway._cache._errands._flights._under_way
-        await until(lambda: self.gateway._gate.idle and not flights)
+        await until(lambda: self.gateway._guard.idle and not flights)
         async with asyncio.timeout(PATIENCE):
             while (await self.metrics())["gateway_http_requests_in_flight"] > 1:
                 pass  # each look is a request, and so a turn of the loop
@@ -220,7 +220,7 @@ async def playing(
     settings = load(environ=environ or {}, flags={**usual, **flags}, use_file=False).settings
     keys = key_ring(settings)
     log = io.BytesIO()
-    writer = LineWriter(log, keys.withhold)
+    writer = LineWriter(log, keys.redact)
     configure(writer, "json", settings.log.level)
     clock = clock or SteeredClock()
     gateway = Gateway(settings, keys, writer, "json", clock=clock, chance=lambda: 0.0)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from gateway.app.workers.client import Peers
+from gateway.app.workers.client import WorkerClient
 from gateway.telemetry import exposition
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.status import snapshot
-from gateway.telemetry.status.collector import Status
-from gateway.telemetry.status.snapshot import Configuration, Life, Snapshot
+from gateway.telemetry.status.collector import StatusCollector
+from gateway.telemetry.status.snapshot import Configuration, LifecycleState, Snapshot
 
 
-class Gathering:
-    """Metrics and the status page's figures; of the other workers too, where there are `peers`.
+class WorkerAggregation:
+    """Metrics and the status page's figures; of the other workers too, where there are `worker_client`.
 
     `tell` has that told which is counted first and told in bulk. `configuration` and `life` give which configuration is
     live, and where in its life the process is.
@@ -23,24 +23,24 @@ class Gathering:
     def __init__(
         self,
         metrics: Metrics,
-        status: Status,
-        peers: Peers | None,
+        status: StatusCollector,
+        worker_client: WorkerClient | None,
         *,
         tell: Callable[[], None],
         configuration: Callable[[], Configuration],
-        life: Callable[[], Life],
+        life: Callable[[], LifecycleState],
     ) -> None:
         self._metrics = metrics
         self._status = status
-        self._peers = peers
+        self._worker_client = worker_client
         self._tell = tell
         self._configuration = configuration
         self._life = life
 
-    async def numbers(self) -> bytes:
+    async def metrics(self) -> bytes:
         """The metrics of this process."""
         self._tell()
-        return exposition.encode(await self._metrics.numbers())
+        return exposition.encode(await self._metrics.collect())
 
     def snapshot(self) -> bytes:
         """The status page's figures of this process."""
@@ -48,18 +48,18 @@ class Gathering:
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:
         """The metrics of all for an Accept header: body and content type."""
-        if self._peers is None:
+        if self._worker_client is None:
             self._tell()
-            return await exposition.rendered(await self._metrics.numbers(), accept)
-        told = await self._peers.numbers()
-        return await exposition.rendered(await exposition.merged_over(map(exposition.decode, told)), accept)
+            return await exposition.render(await self._metrics.collect(), accept)
+        told = await self._worker_client.metrics()
+        return await exposition.render(await exposition.merge_in_steps(map(exposition.decode, told)), accept)
 
     async def status(self) -> Snapshot:
         """The status page's figures of all."""
-        others = [] if self._peers is None else await self._peers.snapshots()
+        others = [] if self._worker_client is None else await self._worker_client.snapshots()
         whole = self._mine()
         for other in others:
-            whole = snapshot.merged(whole, snapshot.decode(other))
+            whole = snapshot.merge(whole, snapshot.decode(other))
             await asyncio.sleep(0)  # each takes a millisecond or so, and requests come in between
         return whole
 

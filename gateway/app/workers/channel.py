@@ -12,19 +12,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from gateway.app.workers.messages import (
-    Ask,
-    Do,
-    Done,
-    End,
-    Inbox,
-    Letter,
     LinesLost,
-    Matter,
-    Numbers,
-    Shown,
+    Message,
+    MessageReader,
+    MetricsReport,
+    Request,
+    RequestDone,
+    RequestToWorker,
+    Response,
+    Shutdown,
     Started,
-    Told,
-    sealed,
+    StatusReport,
+    Topic,
+    encode,
 )
 from gateway.core.clock import Clock
 from gateway.telemetry import exposition
@@ -32,19 +32,19 @@ from gateway.telemetry.status import snapshot
 from gateway.telemetry.status.snapshot import Snapshot
 
 # How long a worker may take over what another one asks, in seconds.
-_PATIENCE: dict[Matter, float] = {"numbers": 0.2, "snapshot": 0.2, "purge": 2.0, "soft purge": 2.0}
+_PATIENCE: dict[Topic, float] = {"numbers": 0.2, "snapshot": 0.2, "purge": 2.0, "soft purge": 2.0}
 _READ = 262_144
 
 
 @dataclass(eq=False)
-class Line:
+class WorkerConnection:
     """The channel of one worker."""
 
     sock: socket.socket
     started: bool = False
     open: bool = True
     unsent: bytearray = field(default_factory=bytearray)
-    inbox: Inbox = field(default_factory=Inbox)
+    inbox: MessageReader = field(default_factory=MessageReader)
     numbers: bytes = b""
     snapshot: bytes = b""
 
@@ -53,22 +53,22 @@ class Line:
 class _Round:
     """Something that one worker asked of all others."""
 
-    asker: Line
+    asker: WorkerConnection
     number: int
-    matter: Matter
-    waiting: set[Line]
+    matter: Topic
+    waiting: set[WorkerConnection]
     deadline: float
 
 
-class Switchboard:
+class WorkerChannels:
     """Lines of all workers that live."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._lines: list[Line] = []
+        self._lines: list[WorkerConnection] = []
         self._rounds: dict[int, _Round] = {}
         self._last_round = 0
-        self._ended: exposition.Numbers = []
+        self._ended: exposition.MetricFamilies = []
         self._ended_snapshot: Snapshot | None = None
 
     @property
@@ -76,11 +76,11 @@ class Switchboard:
         """When `expire` has something to do next, on the monotonic clock."""
         return min((one.deadline for one in self._rounds.values()), default=None)
 
-    def connect(self) -> tuple[Line, socket.socket]:
+    def connect(self) -> tuple[WorkerConnection, socket.socket]:
         """A new line, and the worker's end of it."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        line = Line(ours)
+        line = WorkerConnection(ours)
         self._lines.append(line)
         return line, theirs
 
@@ -92,7 +92,7 @@ class Switchboard:
     def end(self, *, drain: bool) -> None:
         """Tell all workers to end."""
         for line in self._lines:
-            self._send(line, End(drain))
+            self._send(line, Shutdown(drain))
 
     def count_lost_lines(self, lines: int) -> bool:
         """Have a worker count log lines that were dropped; tell whether there is one that can."""
@@ -102,7 +102,7 @@ class Switchboard:
                 return True
         return False
 
-    def read(self, line: Line) -> bool:
+    def read(self, line: WorkerConnection) -> bool:
         """Take in what a worker says; whether it may say more."""
         try:
             data = line.sock.recv(_READ)
@@ -110,15 +110,15 @@ class Switchboard:
             return False
         except ConnectionError:
             data = b""
-        for letter in line.inbox.take(data):
-            self._open(line, letter)
+        for message in line.inbox.feed(data):
+            self._open(line, message)
         if not data:
             line.open = False
             for number in list(self._rounds):  # it serves no more, so that what it kept is as good as gone
                 self._done(line, number)
         return line.open
 
-    def write(self, line: Line) -> None:
+    def write(self, line: WorkerConnection) -> None:
         """Send what could not be sent before."""
         try:
             del line.unsent[: line.sock.send(line.unsent)]
@@ -127,19 +127,19 @@ class Switchboard:
         except OSError:  # it has ended, which is told elsewhere
             line.unsent.clear()
 
-    def gone(self, line: Line) -> None:
+    def remove(self, line: WorkerConnection) -> None:
         """Take leave of a worker that has ended, once all that it said is taken in."""
         while self.read(line):
             pass
         line.sock.close()
         self._lines.remove(line)
         if line.numbers:
-            last = exposition.lasting(exposition.decode(line.numbers))
-            self._ended = exposition.merged((self._ended, last))
+            last = exposition.totals(exposition.decode(line.numbers))
+            self._ended = exposition.merge((self._ended, last))
         if line.snapshot:
-            left = snapshot.lasting(snapshot.decode(line.snapshot))
+            left = snapshot.totals(snapshot.decode(line.snapshot))
             before = self._ended_snapshot
-            self._ended_snapshot = left if before is None else snapshot.merged(before, left)
+            self._ended_snapshot = left if before is None else snapshot.merge(before, left)
         self._rounds = {number: one for number, one in self._rounds.items() if one.asker is not line}
 
     def expire(self) -> None:
@@ -148,35 +148,35 @@ class Switchboard:
         for number in [number for number, one in self._rounds.items() if now >= one.deadline]:
             self._answer(self._rounds.pop(number))
 
-    def _open(self, line: Line, letter: Letter) -> None:
-        match letter:
+    def _open(self, line: WorkerConnection, message: Message) -> None:
+        match message:
             case Started():
                 line.started = True
-            case Numbers(data):
+            case MetricsReport(data):
                 line.numbers = data
-            case Shown(data):
+            case StatusReport(data):
                 line.snapshot = data
-            case Ask(number, matter, aoi_id):
+            case Request(number, matter, aoi_id):
                 self._ask(line, number, matter, aoi_id)
-            case Done(number):
+            case RequestDone(number):
                 self._done(line, number)
             case _:
                 pass
 
-    def _ask(self, asker: Line, number: int, matter: Matter, aoi_id: str | None) -> None:
+    def _ask(self, asker: WorkerConnection, number: int, matter: Topic, aoi_id: str | None) -> None:
         # One that only starts is asked as well: it may serve before this is answered.
         others = {line for line in self._lines if line is not asker and line.open}
         self._last_round += 1
         deadline = self._clock.monotonic() + _PATIENCE[matter]
         one = _Round(asker, number, matter, others, deadline)
         for line in others:
-            self._send(line, Do(self._last_round, matter, aoi_id))
+            self._send(line, RequestToWorker(self._last_round, matter, aoi_id))
         if others:
             self._rounds[self._last_round] = one
         else:
             self._answer(one)
 
-    def _done(self, line: Line, number: int) -> None:
+    def _done(self, line: WorkerConnection, number: int) -> None:
         one = self._rounds.get(number)
         if one is None:
             return
@@ -192,18 +192,18 @@ class Switchboard:
                 told = list(self._snapshots_for(one.asker))
             case "purge" | "soft purge":
                 told = []
-        self._send(one.asker, Told(one.number, not one.waiting, told))
+        self._send(one.asker, Response(one.number, not one.waiting, told))
 
-    def _numbers_for(self, asker: Line) -> Iterable[bytes]:
+    def _numbers_for(self, asker: WorkerConnection) -> Iterable[bytes]:
         yield from (line.numbers for line in self._lines if line is not asker and line.numbers)
         if self._ended:
             yield exposition.encode(self._ended)
 
-    def _snapshots_for(self, asker: Line) -> Iterable[bytes]:
+    def _snapshots_for(self, asker: WorkerConnection) -> Iterable[bytes]:
         yield from (line.snapshot for line in self._lines if line is not asker and line.snapshot)
         if self._ended_snapshot is not None:
             yield snapshot.encode(self._ended_snapshot)
 
-    def _send(self, line: Line, letter: Letter) -> None:
-        line.unsent += sealed(letter)
+    def _send(self, line: WorkerConnection, message: Message) -> None:
+        line.unsent += encode(message)
         self.write(line)

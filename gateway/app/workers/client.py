@@ -13,19 +13,19 @@ from contextlib import suppress
 from typing import Literal
 
 from gateway.app.workers.messages import (
-    Ask,
-    Do,
-    Done,
-    End,
-    Inbox,
-    Letter,
     LinesLost,
-    Matter,
-    Numbers,
-    Shown,
+    Message,
+    MessageReader,
+    MetricsReport,
+    Request,
+    RequestDone,
+    RequestToWorker,
+    Response,
+    Shutdown,
     Started,
-    Told,
-    sealed,
+    StatusReport,
+    Topic,
+    encode,
 )
 from gateway.core.errors import StoreDown
 
@@ -40,7 +40,7 @@ _READ = 262_144
 Ending = Literal["drain", "now"]
 
 
-class Peers:
+class WorkerClient:
     """This worker's way to the others: `take_part`, `open`, and `run` until the parent has closed its end."""
 
     def __init__(self, channel: socket.socket) -> None:
@@ -50,7 +50,7 @@ class Peers:
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._telling = asyncio.Lock()
-        self._asked: dict[int, asyncio.Future[Told]] = {}
+        self._asked: dict[int, asyncio.Future[Response]] = {}
         self._number = 0
         self._known: list[bytes] = []
         self._known_snapshots: list[bytes] = []
@@ -59,7 +59,7 @@ class Peers:
         self._purge: Callable[[str | None, bool], None] = lambda _aoi_id, _soft: None
         self._lines_lost: Callable[[int], None] = lambda _: None
 
-    def take_part(
+    def register(
         self,
         *,
         numbers: Callable[[], Awaitable[bytes]],
@@ -84,11 +84,11 @@ class Peers:
     async def run(self) -> None:
         """Do what is asked, and tell the numbers once a second, until the parent is gone."""
         assert self._reader is not None, "there is a channel after open()"  # noqa: S101 - which every caller has called
-        inbox, telling = Inbox(), asyncio.create_task(self._keep_telling())
+        inbox, telling = MessageReader(), asyncio.create_task(self._keep_telling())
         try:
             while data := await self._reader.read(_READ):
-                for letter in inbox.take(data):
-                    await self._open(letter)
+                for message in inbox.feed(data):
+                    await self._open(message)
         except ConnectionError:
             pass  # the parent ended over something that we had sent
         finally:
@@ -100,7 +100,7 @@ class Peers:
         """Tell the parent that this worker serves."""
         self._send(Started())
 
-    async def numbers(self) -> list[bytes]:
+    async def metrics(self) -> list[bytes]:
         """The numbers of all, ended workers included; what one told last where it does not answer in time.
 
         This worker's are told first: whatever is shown must outlive it, or a counter would go back.
@@ -108,14 +108,14 @@ class Peers:
         mine = await self._tell()
         told = await self._ask("numbers", None, _NUMBERS_SECONDS)
         if told is not None:
-            self._known = told.told
+            self._known = told.results
         return [mine, *self._known]
 
     async def snapshots(self) -> list[bytes]:
         """The snapshots of all others, ended workers included; the last one of those who do not answer in time."""
         told = await self._ask("snapshot", None, _SNAPSHOT_SECONDS)
         if told is not None:
-            self._known_snapshots = told.told
+            self._known_snapshots = told.results
         return self._known_snapshots
 
     async def purge(self, aoi_id: str | None, soft: bool) -> None:
@@ -126,19 +126,19 @@ class Peers:
 
     async def close(self) -> None:
         """Leave the last numbers behind."""
-        self._send(Shown(self._snapshot()))
+        self._send(StatusReport(self._snapshot()))
         await self._tell()
         if self._writer is not None:
             self._writer.close()
             with suppress(ConnectionError):
                 await self._writer.wait_closed()
 
-    async def _ask(self, matter: Matter, aoi_id: str | None, seconds: float) -> Told | None:
+    async def _ask(self, matter: Topic, aoi_id: str | None, seconds: float) -> Response | None:
         self._number += 1
         number = self._number
-        answer: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._asked[number] = answer
-        self._send(Ask(number, matter, aoi_id))
+        self._send(Request(number, matter, aoi_id))
         try:
             async with asyncio.timeout(seconds):
                 return await answer
@@ -147,22 +147,22 @@ class Peers:
         finally:
             del self._asked[number]
 
-    async def _open(self, letter: Letter) -> None:
-        match letter:
-            case Do(number, "purge" | "soft purge" as matter, aoi_id):
+    async def _open(self, message: Message) -> None:
+        match message:
+            case RequestToWorker(number, "purge" | "soft purge" as matter, aoi_id):
                 self._purge(aoi_id, matter == "soft purge")
-                self._send(Done(number))
-            case Do(number, "numbers"):
+                self._send(RequestDone(number))
+            case RequestToWorker(number, "numbers"):
                 await self._tell()
-                self._send(Done(number))
-            case Do(number, "snapshot"):
-                self._send(Shown(self._snapshot()))
-                self._send(Done(number))
-            case Told(number) if number in self._asked and not self._asked[number].done():
-                self._asked[number].set_result(letter)
+                self._send(RequestDone(number))
+            case RequestToWorker(number, "snapshot"):
+                self._send(StatusReport(self._snapshot()))
+                self._send(RequestDone(number))
+            case Response(number) if number in self._asked and not self._asked[number].done():
+                self._asked[number].set_result(message)
             case LinesLost(lines):
                 self._lines_lost(lines)
-            case End(drain) if not self.ended.done():
+            case Shutdown(drain) if not self.ended.done():
                 self.ended.set_result("drain" if drain else "now")
             case _:
                 pass
@@ -175,12 +175,12 @@ class Peers:
     async def _tell(self) -> bytes:
         async with self._telling:  # later numbers must not be overtaken by earlier ones
             numbers = await self._numbers()
-            self._send(Numbers(numbers))
+            self._send(MetricsReport(numbers))
         return numbers
 
-    def _send(self, letter: Letter) -> None:
+    def _send(self, message: Message) -> None:
         if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(sealed(letter))
+            self._writer.write(encode(message))
 
 
 async def _nothing() -> bytes:

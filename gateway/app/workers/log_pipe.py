@@ -22,7 +22,7 @@ _READ = 65_536
 _SLICE = getattr(select, "PIPE_BUF", 512)
 
 
-class Funnel:
+class LogPipe:
     """Writes whole lines to the descriptor `out`; `withhold` takes secrets out of those that are written here."""
 
     def __init__(self, out: int, withhold: Callable[[bytes], bytes]) -> None:
@@ -64,7 +64,7 @@ class Funnel:
             self._begun[pipe] = begun
         return bool(data)
 
-    def gone(self, pipe: int) -> None:
+    def remove(self, pipe: int) -> None:
         """Take in the rest of what a worker that has ended had written; a line that it did not complete is dropped."""
         while self.read(pipe):
             pass
@@ -72,7 +72,7 @@ class Funnel:
         self._begun.pop(pipe, None)
         os.close(pipe)
 
-    def pour(self) -> None:
+    def forward(self) -> None:
         """Write as much as is taken without waiting. Call it when `out` is writable."""
         try:
             self._unwritten.written(os.write(self.out, self._unwritten.data[:_SLICE]))
@@ -86,7 +86,7 @@ class Funnel:
         self._unwritten.add(lines)
         self._failed = False
 
-    def pour_all(self, seconds: float = 1.0) -> None:
+    def forward_all(self, seconds: float = 1.0) -> None:
         """Write everything; give up when the output takes nothing for `seconds`, or when writing fails."""
         while self.waits and select.select([], [self.out], [], seconds)[1]:
-            self.pour()
+            self.forward()

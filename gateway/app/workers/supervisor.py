@@ -28,8 +28,8 @@ from types import FrameType
 from typing import Any
 
 from gateway.app.startup import take_hangup
-from gateway.app.workers.channel import Line, Switchboard
-from gateway.app.workers.log_pipe import Funnel
+from gateway.app.workers.channel import WorkerChannels, WorkerConnection
+from gateway.app.workers.log_pipe import LogPipe
 from gateway.core.clock import SystemClock
 
 # A worker that ends badly within this time of its start did so "at once"; the next one waits, longer each time.
@@ -49,7 +49,7 @@ class _Worker:
     """One place in the group, and the process that is in it, if there is one."""
 
     pid: int = 0
-    line: Line | None = None
+    line: WorkerConnection | None = None
     pipe: int = -1
     born: float = 0.0
     due: float = 0.0  # when a process is to be started here
@@ -67,7 +67,7 @@ class Supervisor:
         count: int,
         work: Callable[[socket.socket], int],
         sockets: Sequence[socket.socket],
-        funnel: Funnel,
+        log_pipe: LogPipe,
         *,
         longest: float,
         when_started: Callable[[], None],
@@ -75,12 +75,12 @@ class Supervisor:
     ) -> None:
         self._work = work
         self._sockets = sockets
-        self._funnel = funnel
+        self._log_pipe = log_pipe
         self._longest = longest
         self._when_started = when_started
         self._when_hung_up = when_hung_up
         self._clock = SystemClock()
-        self._switchboard = Switchboard(self._clock)
+        self._switchboard = WorkerChannels(self._clock)
         self._workers = [_Worker() for _ in range(count)]
         self._ending: float | None = None  # until when
         self._proven = False  # one has come to serve
@@ -104,7 +104,7 @@ class Supervisor:
                 for number in self._wakeups.take():
                     self._take(number)
                 self._switchboard.expire()
-                self._bury()
+                self._reap()
                 self._report_lost_lines()
         return self._code
 
@@ -112,12 +112,12 @@ class Supervisor:
         match number:
             case signal.SIGTERM | signal.SIGINT if self._ending is not None:
                 self._kill_all()
-                self._funnel.pour_all()
+                self._log_pipe.forward_all()
                 sys.exit(128 + number)
             case signal.SIGTERM | signal.SIGINT if not self._proven:
                 self._kill_all()
                 _log.info("stopped before any worker was ready", extra={"why": signal.Signals(number).name})
-                self._funnel.pour_all(_FAREWELL_SECONDS)
+                self._log_pipe.forward_all(_FAREWELL_SECONDS)
                 sys.exit(0)
             case signal.SIGTERM | signal.SIGINT:
                 _log.info("stopping", extra={"why": signal.Signals(number).name})
@@ -139,7 +139,7 @@ class Supervisor:
                 os.kill(worker.pid, signal.SIGHUP)
 
     def _report_lost_lines(self) -> None:
-        self._lines_lost += self._funnel.take_dropped()
+        self._lines_lost += self._log_pipe.take_dropped()
         if self._lines_lost and self._switchboard.count_lost_lines(self._lines_lost):
             self._lines_lost = 0
 
@@ -180,7 +180,7 @@ class Supervisor:
             worker.born = self._clock.monotonic()
         except OSError as error:  # no more processes, or memory
             os.close(reading)
-            self._switchboard.gone(line)
+            self._switchboard.remove(line)
             self._put_off(worker)
             _log.warning("a worker cannot be started", extra={"why": error.strerror})
         finally:
@@ -214,22 +214,22 @@ class Supervisor:
             os._exit(code if isinstance(code, int) else 1)
 
     def _wait(self) -> None:
-        """Wait for a letter, a line, a signal, room to write, or the time of something."""
+        """Wait for a message, a line, a signal, room to write, or the time of something."""
         lines = [worker.line for worker in self._workers if worker.line is not None and worker.line.open]
         pipes = [worker.pipe for worker in self._workers if worker.pid and worker.pipe >= 0]
-        funnel = self._funnel
-        to_read: list[Any] = [self._wakeups, *(line.sock for line in lines), *(pipes if funnel.has_room else ())]
-        to_write: list[Any] = [line.sock for line in lines if line.unsent] + ([funnel.out] if funnel.waits else [])
+        log_pipe = self._log_pipe
+        to_read: list[Any] = [self._wakeups, *(line.sock for line in lines), *(pipes if log_pipe.has_room else ())]
+        to_write: list[Any] = [line.sock for line in lines if line.unsent] + ([log_pipe.out] if log_pipe.waits else [])
         readable, writable, _ = select.select(to_read, to_write, [], self._patience())
-        if funnel.out in writable:
-            funnel.pour()
+        if log_pipe.out in writable:
+            log_pipe.forward()
         for line in lines:
             if line.sock in writable:
                 self._switchboard.write(line)
             if line.sock in readable:
                 self._switchboard.read(line)
         for worker in self._workers:
-            if worker.pipe in readable and not funnel.read(worker.pipe):
+            if worker.pipe in readable and not log_pipe.read(worker.pipe):
                 self._close_pipe(worker)
 
     def _patience(self) -> float:
@@ -239,7 +239,7 @@ class Supervisor:
         now = self._clock.monotonic()
         return max(0.0, min((moment - now for moment in moments if moment is not None), default=_LOOK_SECONDS))
 
-    def _bury(self) -> None:
+    def _reap(self) -> None:
         """See to workers that have ended, and kill those that have had their time."""
         if self._ending is not None and self._clock.monotonic() >= self._ending:
             _log.error("workers that did not end in time are killed")
@@ -251,9 +251,9 @@ class Supervisor:
                 if pid:
                     self._lose(worker, worker.line, os.waitstatus_to_exitcode(status))
 
-    def _lose(self, worker: _Worker, line: Line, code: int) -> None:
+    def _lose(self, worker: _Worker, line: WorkerConnection, code: int) -> None:
         pid = worker.pid
-        self._switchboard.gone(line)
+        self._switchboard.remove(line)
         self._proven = self._proven or line.started
         if worker.pipe >= 0:
             self._close_pipe(worker)
@@ -283,7 +283,7 @@ class Supervisor:
         worker.due = now + delay
 
     def _close_pipe(self, worker: _Worker) -> None:
-        self._funnel.gone(worker.pipe)
+        self._log_pipe.remove(worker.pipe)
         worker.pipe = -1
 
     def _look_for_started(self) -> None:

@@ -13,17 +13,17 @@ from typing import Generic, Protocol, TypeVar
 _MOST_SEEN = 16_384
 
 
-class Usable(Protocol):
+class CacheValue(Protocol):
     """Tells whether it was used since somebody looked."""
 
     used: bool
 
 
-V = TypeVar("V", bound=Usable)
+V = TypeVar("V", bound=CacheValue)
 Key = bytes | tuple[bytes, ...]
 
 
-class Remembered(Generic[V]):
+class ByteCache(Generic[V]):
     """Values by bytes, within `max_bytes`; each counts as its bytes and `overhead` more."""
 
     def __init__(self, max_bytes: int, overhead: int) -> None:

@@ -1,4 +1,4 @@
-"""Header lines that are familiar: what they say is remembered, so that of a request only its first line is read.
+"""Header lines that are accepted: what they say is remembered, so that of a request only its first line is read.
 
 A program sends the same header lines with each request. Bytes that the real parser accepted as the header lines of a
 complete request for a page, and whose team was let in, say the same behind any other target. So a request that comes
@@ -6,7 +6,7 @@ at once on a connection which stands between two requests, and has such lines, i
 against the plainest of forms, and everything after that is as for any other request (`Router.answer_familiar`): rate,
 query, rights, cache. What is not of that form takes the long way.
 
-Ids that clients make up for each request are no part of what is familiar, but that there is one is.
+Ids that clients make up for each request are no part of what is accepted, but that there is one is.
 
 `replay` goes further, for requests that were answered before as a whole.
 """
@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 from aiohttp import EMPTY_PAYLOAD, HttpVersion11, web
 
-from gateway.http.fast_path.byte_cache import Key, Remembered
+from gateway.http.fast_path.byte_cache import ByteCache, Key
 from gateway.http.framing import Target
-from gateway.http.page_request import Asking
+from gateway.http.page_request import PageRequest
 from gateway.http.request_context import ClientNames, request_id_of
 
 # A request that is longer than this is answered the long way: it is not what programs send again and again.
@@ -43,50 +43,50 @@ _NEVER = (
 
 
 @dataclass(slots=True)
-class Familiar:
+class AcceptedHeaders:
     """What the header lines of a request say, whichever page it is for, and the method that it came with.
 
     `names_itself` tells that the request's id is the client's own; `forwarded` is what trusted proxies say of the
     client, `origin` the Origin header. `secure` tells that they came over TLS.
     """
 
-    asking: Asking
-    names_itself: bool
+    request: PageRequest
+    has_request_id: bool
     forwarded: str | None
     origin: str
     secure: bool
     used: bool = False
 
 
-class Read(NamedTuple):
+class CachedHeaders(NamedTuple):
     """A request that was read: which page, what the header lines say, and its id, None where it gets a new one."""
 
-    familiar: Familiar
+    accepted: AcceptedHeaders
     target: Target
     request_id: str | None
 
 
-class FamiliarHeaders:
+class HeaderCache:
     """The header lines that one listener has met, within `max_bytes`."""
 
     def __init__(self, max_bytes: int, clients: ClientNames) -> None:
         self._clients = clients
-        self._known: Remembered[Familiar] = Remembered(max_bytes, _OVERHEAD)
+        self._known: ByteCache[AcceptedHeaders] = ByteCache(max_bytes, _OVERHEAD)
 
-    def read(self, request: bytes) -> Read | None:
+    def read(self, request: bytes) -> CachedHeaders | None:
         """Read a request that came on a connection which stands between two requests; None if that takes parsing."""
         lines, ids = without_ids(_lines(request))
-        familiar = self._known.get(lines)
-        if familiar is None:
+        accepted = self._known.get(lines)
+        if accepted is None:
             return None
         match = _LINE.fullmatch(request, 0, request.find(_LINE_END))
         if match is None or len(request) > MOST_REQUEST_BYTES:
             return None
-        familiar.used = True
+        accepted.used = True
         target = Target(match[2].decode(), (match[3] or b"").decode())
-        return Read(familiar, target, ids[0].decode() if familiar.names_itself else None)
+        return CachedHeaders(accepted, target, ids[0].decode() if accepted.has_request_id else None)
 
-    def learn(self, received: bytes, request: web.BaseRequest, asking: Asking) -> Familiar | None:
+    def learn(self, received: bytes, request: web.BaseRequest, page_request: PageRequest) -> AcceptedHeaders | None:
         """What is to be remembered of the header lines of a request that was let in; None if that is nothing."""
         message = request._message  # noqa: SLF001 - BaseRequest does not tell whether it closes the connection
         if message.version != HttpVersion11 or message.should_close or request.content is not EMPTY_PAYLOAD:
@@ -98,16 +98,16 @@ class FamiliarHeaders:
         names_itself = request.headers.get("X-Request-Id") == own
         if names_itself and ids != [own.encode()]:
             return None  # it is there, but not as it is looked for
-        familiar = Familiar(
-            asking,
+        accepted = AcceptedHeaders(
+            page_request,
             names_itself,
             self._clients.forwarded(request),
             request.headers.get("Origin", ""),
             request.secure,
         )
         if self._known.seen_again(lines):
-            self._known.put(lines, familiar)
-        return familiar
+            self._known.put(lines, accepted)
+        return accepted
 
     def forget(self) -> None:
         """Teams, budgets or tokens are others now."""

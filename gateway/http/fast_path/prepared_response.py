@@ -15,23 +15,24 @@ from dataclasses import dataclass
 from gateway.cache.prefetch import Trail
 from gateway.core.http_fields import http_date
 from gateway.core.query import AssetsQuery
-from gateway.core.validity_token import Seal
-from gateway.http.responses import Part, Reply
+from gateway.core.validity_token import ValidityToken
+from gateway.http.responses import PageResponse, Part
 from gateway.storage.entry import Entry
 from gateway.telemetry.access_log import RepeatedLine
-from gateway.telemetry.aggregates import Sums
+from gateway.telemetry.aggregates import Aggregates
 
 _TTL = re.compile(r"(?<=; ttl=)-?[0-9]+")
 
 
 @dataclass(slots=True)
-class Ready:
+class PreparedResponse:
     """How to answer one request again.
 
-    `seal` tells whether the entry would still be found, `take` takes of the team's budget, `names` are those of what is
-    used, `trail` is where the team is. `names_itself` tells that the request's id is the client's own;
-    `forwarded` is what trusted proxies say of the client. `before` and `after` are the head around the request id, as
-    it is from `shown_from` to `shown_until` (Unix time). `requests` are those that nobody was told of yet.
+    `validity` becomes invalid with the entry, `take_from_budget` takes a token of the team's budget and returns whether
+    there was one. `names` are the names of what a use counts for, `trail` is the team's position in a crawl.
+    `has_request_id` says that the client sent a request id of its own; `forwarded` is what trusted proxies say of the
+    client. `before` and `after` are the parts of the head around the request id; they are current from `valid_from` to
+    `valid_until` (Unix time). `requests` counts the uses since the last flush.
     """
 
     query: AssetsQuery
@@ -39,23 +40,23 @@ class Ready:
     part: Part
     body_bytes: int
     template: bytes
-    names_itself: bool
+    has_request_id: bool
     forwarded: str | None
-    seal: Seal
-    take: Callable[[], bool] | None
+    validity: ValidityToken
+    take_from_budget: Callable[[], bool] | None
     names: tuple[str, str]
     trail: Trail
-    tally: Sums
+    aggregates: Aggregates
     line: RepeatedLine | None
     before: bytes = b""
     after: bytes = b""
-    shown_from: float = math.inf
-    shown_until: float = -math.inf
+    valid_from: float = math.inf
+    valid_until: float = -math.inf
     requests: int = 0
     used: bool = False
-    ahead_at: float = -math.inf
+    prefetched_at: float = -math.inf
 
-    def show(self, entry: Entry, now: float) -> bool:
+    def update_head(self, entry: Entry, now: float) -> bool:
         """Bring the head up to date, unless the page is not fresh any more."""
         if now >= entry.fresh_until:
             return False
@@ -63,11 +64,11 @@ class Ready:
         shown = self.template % {b"age": age, b"ttl": ttl, b"date": http_date(second).encode(), b"id": b"\0"}
         self.before, _, self.after = shown.partition(b"\0")
         # Age and ttl change with the page's seconds, Date with everybody's.
-        self.shown_from, self.shown_until = now, min(entry.born + age + 1, entry.fresh_until - ttl, second + 1)
+        self.valid_from, self.valid_until = now, min(entry.born + age + 1, entry.fresh_until - ttl, second + 1)
         return True
 
 
-def template_of(reply: Reply) -> bytes:
+def template_of(reply: PageResponse) -> bytes:
     """The head of an answer, to be filled in by % with `age`, `date`, `id` and `ttl`."""
     headers = {name: value.replace("%", "%%") for name, value in reply.headers.items()}
     headers |= {"Age": "%(age)d", "Date": "%(date)b", "X-Request-Id": "%(id)b"}

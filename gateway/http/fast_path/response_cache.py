@@ -1,15 +1,16 @@
-"""The short cut for a request whose exact bytes, but for ids made up for each, were answered before.
+"""Answer a request whose exact bytes were answered before (`server.replay`).
 
 The bytes of a complete request that the real parser accepted, and that the real handlers answered with a fresh hit from
-memory, mean the same when they come again on a connection that stands between two requests. So they need no parsing:
-the answer that was given is given again, with its Age, Date, ttl and X-Request-Id as they are now.
+memory, mean the same when they arrive again at a clean boundary of a connection. They are not parsed: the same
+response is sent, with current values of Age, Date, ttl and X-Request-Id. Ids that a client generates for each request
+are ignored.
 
-What is remembered is not the page but how to answer with it. Whatever could change the answer ends the memory: a broken
-seal (`core.seals`) has the page looked up again, and what that does not find as it was takes the long way; so does what
-is not fresh any more, what a team's rate refuses, and everything after `forget` (a reload) and `close` (the end of
-serving). Nothing is awaited here, so that nothing changes in the middle of an answer.
+Not the page is remembered but how to answer with it. Whatever could change the response ends the memory. After an
+invalidation of its token (`core.validity_token`) the page is looked up again, and if another one is found, the request
+takes the normal path; so does one whose page is not fresh any more or whose team has no budget, and every request after
+`forget` (a reload) and `close` (a drain). Nothing is awaited here, so nothing can change in the middle of a response.
 
-The long way and this one must not be told apart from outside: `tests/test_replay_property.py` compares them.
+From outside, both paths are indistinguishable: `tests/integration/fast_path/test_equivalence.py` compares them.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from aiohttp import web
 
 from gateway.cache.handler import Cache
 from gateway.core.clock import Clock
-from gateway.core.events import CacheResult, Observe, PagesReplayed, RequestServed, RequestsReplayed
-from gateway.core.validity_token import Seal, Seals
-from gateway.http.fast_path.byte_cache import Remembered
-from gateway.http.fast_path.header_cache import Familiar, FamiliarHeaders, without_ids
-from gateway.http.fast_path.prepared_response import Ready, template_of
+from gateway.core.events import CacheResult, Emit, PagesReplayed, RequestServed, RequestsReplayed
+from gateway.core.validity_token import ValidityToken, ValidityTokens
+from gateway.http.fast_path.byte_cache import ByteCache
+from gateway.http.fast_path.header_cache import AcceptedHeaders, HeaderCache, without_ids
+from gateway.http.fast_path.prepared_response import PreparedResponse, template_of
 from gateway.http.request_context import ClientNames, RequestIds
-from gateway.http.responses import PIECE, Origin, Reply
+from gateway.http.responses import PIECE, PageResponse, PageSource
 from gateway.storage.entry import Entry
 from gateway.telemetry.access_log import AccessLog
-from gateway.telemetry.aggregates import Sums
+from gateway.telemetry.aggregates import Aggregates
 
 # What is remembered of a request besides its bytes, as the operating system sees it (tests/bench/memory.py).
 _OVERHEAD = 2200
@@ -56,7 +57,7 @@ class Connection(Protocol):
     def client(self) -> str: ...  # noqa: D102 - as the class says
 
 
-class Replays:
+class ResponseCache:
     """What one listener remembers, within `max_bytes`.
 
     `taker` returns what counts a request of a team, None where requests are not counted.
@@ -65,83 +66,83 @@ class Replays:
     def __init__(
         self,
         cache: Cache,
-        seals: Seals,
+        validity_tokens: ValidityTokens,
         *,
         max_bytes: int,
         taker: Callable[[str], Callable[[], bool] | None],
         clients: ClientNames,
         log: AccessLog | None,
         clock: Clock,
-        observe: Observe,
+        emit: Emit,
     ) -> None:
         self._cache = cache
         self._prefetch = cache.prefetch
-        self._seals = seals
+        self._validity_tokens = validity_tokens
         self._taker = taker
         self._clients = clients
         self._log = log
         self._clock = clock
-        self._observe = observe
-        self._ready: Remembered[Ready] = Remembered(int(max_bytes * (1 - _HEADERS_SHARE)), _OVERHEAD)
-        self._tallies = Tallies()
-        self._touched: list[Ready] = []
+        self._emit = emit
+        self._ready: ByteCache[PreparedResponse] = ByteCache(int(max_bytes * (1 - _HEADERS_SHARE)), _OVERHEAD)
+        self._tallies = ResponseCounters()
+        self._touched: list[PreparedResponse] = []
         self._ids = RequestIds()
-        self.headers = FamiliarHeaders(int(max_bytes * _HEADERS_SHARE), clients)
+        self.headers = HeaderCache(int(max_bytes * _HEADERS_SHARE), clients)
         self._open = True
         self.turn = 0
         """Another one after each `forget`: what was asked before that is not remembered after it."""
 
     def answer(self, request: bytes, connection: Connection) -> bool:
         """Answer a request that came on a connection which stands between two requests; False if that takes longer."""
-        ready, ids = self._ready.get(request), _NO_IDS
-        if ready is None:
+        prepared, ids = self._ready.get(request), _NO_IDS
+        if prepared is None:
             alike, ids = without_ids(request)
-            ready = None if alike is request else self._ready.get(alike)
-            if ready is None:
+            prepared = None if alike is request else self._ready.get(alike)
+            if prepared is None:
                 return False
         began, now, transport = self._clock.monotonic(), self._clock.now(), connection.transport
-        entry = ready.entry()
-        if entry is None or transport is None or began > self._seals.until:
+        entry = prepared.entry()
+        if entry is None or transport is None or began > self._validity_tokens.until:
             return False
-        if ready.seal.broken and not self._still(ready, entry):
+        if prepared.validity.broken and not self._still(prepared, entry):
             return False
-        if not ready.shown_from <= now < ready.shown_until and not ready.show(entry, now):
+        if not prepared.valid_from <= now < prepared.valid_until and not prepared.update_head(entry, now):
             return False
-        if ready.take is not None and not ready.take():
+        if prepared.take_from_budget is not None and not prepared.take_from_budget():
             return False  # the long way waits for Redis, or refuses
-        request_id = ids[0] if ready.names_itself else self._ids.next()
-        if ready.part == "nothing":
-            transport.write(b"".join((ready.before, request_id, ready.after)))
+        request_id = ids[0] if prepared.has_request_id else self._ids.next()
+        if prepared.part == "nothing":
+            transport.write(b"".join((prepared.before, request_id, prepared.after)))
         else:
-            body = entry.body if ready.part == "body" else entry.gzipped or b""
+            body = entry.body if prepared.part == "body" else entry.gzipped or b""
             if len(body) <= PIECE:
-                transport.write(b"".join((ready.before, request_id, ready.after, body)))
+                transport.write(b"".join((prepared.before, request_id, prepared.after, body)))
             else:
                 # Not writelines: that of asyncio in CPython before 3.12.9 and 3.13.2 never pauses writing
                 # (CVE-2024-12254), so a slow client would not hold up what is written next.
-                transport.write(b"".join((ready.before, request_id, ready.after)))
+                transport.write(b"".join((prepared.before, request_id, prepared.after)))
                 transport.write(body)
-        self._note(ready, request_id, connection, began)
+        self._note(prepared, request_id, connection, began)
         return True
 
-    def learn(self, received: bytes, turn: int, request: web.BaseRequest, reply: Reply) -> None:
+    def learn(self, received: bytes, turn: int, request: web.BaseRequest, reply: PageResponse) -> None:
         """Learn from a request that was parsed and answered with a page."""
         if self._open and turn == self.turn:
-            self.offer(received, turn, self.headers.learn(received, request, reply.asking), reply)
+            self.offer(received, turn, self.headers.learn(received, request, reply.request), reply)
 
-    def offer(self, received: bytes, turn: int, familiar: Familiar | None, reply: Reply) -> None:
+    def offer(self, received: bytes, turn: int, accepted: AcceptedHeaders | None, reply: PageResponse) -> None:
         """Remember how a request was answered, if it was seen before and may be answered so again."""
         alike, _ = without_ids(received)
-        if not self._open or turn != self.turn or not self._ready.seen_again(alike) or familiar is None:
+        if not self._open or turn != self.turn or not self._ready.seen_again(alike) or accepted is None:
             return
-        origin = reply.origin
+        origin = reply.source
         if origin is None or origin.answer.result not in ("hit", "window") or origin.answer.tier != "memory":
             return  # a page that had to be brought from Redis may be one of more than memory has room for
-        if familiar.secure and len(reply.sent) > PIECE:
+        if accepted.secure and len(reply.payload) > PIECE:
             return  # TLS encrypts what is written at once, whole, and does not tell how much of it was not sent yet
-        seal = self._seals.take(origin.query.aoi_id)
+        validity = self._validity_tokens.issue(origin.query.aoi_id)
         if self._cache.at_hand(origin.query) is origin.answer.entry:
-            self._ready.put(alike, self._made(seal, familiar, reply, origin))
+            self._ready.put(alike, self._made(validity, accepted, reply, origin))
 
     def forget(self) -> None:
         """Teams, budgets or tokens are others now."""
@@ -154,87 +155,89 @@ class Replays:
         self._open = False
         self.forget()
 
-    def tell(self) -> None:
+    def flush(self) -> None:
         """Tell how many requests were answered since this was called last."""
-        for fact in self._tallies.told():
-            self._observe(fact)
+        for fact in self._tallies.drain():
+            self._emit(fact)
 
     async def run(self) -> None:
         """Tell what was answered, and count the uses of its pages, until cancelled."""
         while True:
             await self._clock.sleep(_TELL_SECONDS)
-            self.tell()
+            self.flush()
             touched, self._touched = self._touched, []
             for start in range(0, len(touched), _TOLD_AT_ONCE):
                 by_aoi: Counter[str] = Counter()
-                for ready in touched[start : start + _TOLD_AT_ONCE]:
-                    by_aoi[ready.query.aoi_id] += ready.requests
-                    ready.requests = 0
-                    self._cache.use(ready.names)
-                self._observe(PagesReplayed(by_aoi))
+                for prepared in touched[start : start + _TOLD_AT_ONCE]:
+                    by_aoi[prepared.query.aoi_id] += prepared.requests
+                    prepared.requests = 0
+                    self._cache.use(prepared.names)
+                self._emit(PagesReplayed(by_aoi))
                 await asyncio.sleep(0)  # requests come first
 
-    def _still(self, ready: Ready, entry: Entry) -> bool:
+    def _still(self, prepared: PreparedResponse, entry: Entry) -> bool:
         """Whether the page would be answered with the same entry, now that something has changed."""
-        seal = self._seals.take(ready.query.aoi_id)
-        if self._cache.at_hand(ready.query) is not entry:
+        validity = self._validity_tokens.issue(prepared.query.aoi_id)
+        if self._cache.at_hand(prepared.query) is not entry:
             return False
-        ready.seal = seal
+        prepared.validity = validity
         return True
 
-    def _note(self, ready: Ready, request_id: bytes, connection: Connection, began: float) -> None:
+    def _note(self, prepared: PreparedResponse, request_id: bytes, connection: Connection, began: float) -> None:
         """Count, follow and log, as the long way does."""
-        ready.used = True
-        if not ready.requests:
-            self._touched.append(ready)
-        ready.requests += 1
-        if self._prefetch.follow(ready.trail) and began - ready.ahead_at >= _AHEAD_SECONDS:
-            ready.ahead_at = began
-            self._prefetch.look_ahead(ready.query, request_id.decode(), ready.trail)
+        prepared.used = True
+        if not prepared.requests:
+            self._touched.append(prepared)
+        prepared.requests += 1
+        if self._prefetch.follow(prepared.trail) and began - prepared.prefetched_at >= _AHEAD_SECONDS:
+            prepared.prefetched_at = began
+            self._prefetch.look_ahead(prepared.query, request_id.decode(), prepared.trail)
         duration = self._clock.monotonic() - began
-        ready.tally.count(ready.body_bytes, duration)
-        if ready.line is not None:
+        prepared.aggregates.add(prepared.body_bytes, duration)
+        if prepared.line is not None:
             client = connection.client
-            if ready.forwarded is not None:
-                client = self._clients.behind(client, ready.forwarded)
-            ready.line.write(request_id, client, duration)
+            if prepared.forwarded is not None:
+                client = self._clients.behind(client, prepared.forwarded)
+            prepared.line.write(request_id, client, duration)
 
-    def _made(self, seal: Seal, familiar: Familiar, reply: Reply, origin: Origin) -> Ready:
+    def _made(
+        self, validity: ValidityToken, accepted: AcceptedHeaders, reply: PageResponse, origin: PageSource
+    ) -> PreparedResponse:
         query, entry, result = origin.query, origin.answer.entry, origin.answer.result
-        team, method, body_bytes = familiar.asking.team.name, familiar.asking.method, len(reply.sent)
+        team, method, body_bytes = accepted.request.team.name, accepted.request.method, len(reply.payload)
         served = RequestServed(
             "", "assets", method, team, "", query.aoi_id, reply.status, result, body_bytes, 0.0, None
         )
-        return Ready(
+        return PreparedResponse(
             query=query,
             entry=weakref.ref(entry),
             part=origin.part,
             body_bytes=body_bytes,
             template=template_of(reply),
-            names_itself=familiar.names_itself,
-            forwarded=familiar.forwarded,
-            seal=seal,
-            take=self._taker(team),
+            has_request_id=accepted.has_request_id,
+            forwarded=accepted.forwarded,
+            validity=validity,
+            take_from_budget=self._taker(team),
             names=self._cache.names(query, entry),
             trail=self._prefetch.trail(query, team),
-            tally=self._tallies.of(method, team, reply.status, result),
+            aggregates=self._tallies.of(method, team, reply.status, result),
             line=None if self._log is None else self._log.repeated(served),
         )
 
 
-class Tallies:
+class ResponseCounters:
     """What one listener answered: by method, team, status and result, none of which a client makes up."""
 
     def __init__(self) -> None:
-        self._tallies: dict[tuple[str, str, int, CacheResult], Sums] = {}
+        self._tallies: dict[tuple[str, str, int, CacheResult], Aggregates] = {}
 
-    def of(self, method: str, team: str, status: int, cache: CacheResult) -> Sums:
+    def of(self, method: str, team: str, status: int, cache: CacheResult) -> Aggregates:
         """Where answers of this kind are counted, for good."""
-        return self._tallies.setdefault((method, team, status, cache), Sums())
+        return self._tallies.setdefault((method, team, status, cache), Aggregates())
 
-    def told(self) -> Iterator[RequestsReplayed]:
+    def drain(self) -> Iterator[RequestsReplayed]:
         """What was counted since this was called last."""
         for kind, sums in self._tallies.items():
-            body_bytes, seconds, buckets = sums.taken()
+            body_bytes, seconds, buckets = sums.drain()
             if requests := sum(buckets):
                 yield RequestsReplayed(*kind, requests, body_bytes, seconds, buckets)

@@ -30,7 +30,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.core.clock import Clock
 from gateway.core.errors import StoreDown
-from gateway.core.events import Observe, RedisCommand, RedisWent
+from gateway.core.events import Emit, RedisAvailabilityChanged, RedisCommand
 from gateway.storage.redis.client import Client, MasterIsDown, SentinelLoginRefused, close, distrust_idle
 from gateway.storage.redis.permissions import code, is_refusal, listed, refused_commands
 from gateway.storage.time_limit import forget, within
@@ -51,11 +51,11 @@ T = TypeVar("T")
 class RedisCalls:
     """One client's commands. `timeout` limits each, in seconds; `prefix` starts the keys that the gateway uses."""
 
-    def __init__(self, client: Client, *, timeout: float, clock: Clock, observe: Observe, prefix: str = "") -> None:
+    def __init__(self, client: Client, *, timeout: float, clock: Clock, emit: Emit, prefix: str = "") -> None:
         self.client = client
         self._timeout = timeout
         self._clock = clock
-        self._observe = observe
+        self._emit = emit
         self._prefix = prefix
         self._failures = 0
         self._rests_until = 0.0
@@ -139,18 +139,18 @@ class RedisCalls:
         try:
             answer = await within(timeout, self._tracked(lambda: self._sent(command, send)))
         except (TimeoutError, RedisTimeoutError):
-            self._observe(RedisCommand(command, "timeout", self._clock.monotonic() - began))
+            self._emit(RedisCommand(command, "timeout", self._clock.monotonic() - began))
             self._rests_until = self._clock.monotonic() + _REST_SECONDS
             self._failed("no answer in time", gone=False)
             raise StoreDown("timeout") from None
         except StoreDown:
             raise
         except Exception as error:  # noqa: BLE001 - a peer that is no Redis makes the client trip in any way there is
-            self._observe(RedisCommand(command, "error", self._clock.monotonic() - began))
+            self._emit(RedisCommand(command, "error", self._clock.monotonic() - began))
             self._note_error(command, error)
             raise StoreDown(code(error)) from None
         took = self._clock.monotonic() - began
-        self._observe(RedisCommand(command, "ok", took))
+        self._emit(RedisCommand(command, "ok", took))
         # An answer that is late for a request does not show that the next one will be in time.
         if command == "ping" or took <= self._timeout:
             self._answered()
@@ -201,7 +201,7 @@ class RedisCalls:
     def _report(self, state: _State, reason: str) -> None:
         if state != self._state:
             self._state = state
-            self._observe(RedisWent(up=state == "up", reason=reason, refuses=state == "refuses"))
+            self._emit(RedisAvailabilityChanged(up=state == "up", reason=reason, refuses=state == "refuses"))
 
     def _check(self) -> None:
         """Check what Redis permits; soon, if it was checked just now."""

@@ -62,7 +62,7 @@ class InvalidationSubscriber:
         # When the PINGs were sent that are not answered yet.
         self._pinged: list[float] = []
         store.on_run = self._meet_run
-        store.on_clock_step = validity.seals.break_all
+        store.on_clock_step = validity.validity_tokens.invalidate_all
 
     @property
     def heard(self) -> bool:

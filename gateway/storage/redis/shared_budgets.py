@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 
 from gateway.core.errors import StoreDown
-from gateway.core.shared_bucket import DEBT_SECONDS, FORGIVEN_SHARE, Answer, Report
+from gateway.core.shared_bucket import DEBT_SECONDS, FORGIVEN_SHARE, SettlementReply, SettlementReport
 from gateway.core.token_bucket import TOLERANCE
 from gateway.storage.redis.commands import RedisCalls
 from gateway.storage.time_limit import Limit
@@ -56,7 +56,9 @@ class SharedBuckets:
         self._prefix = f"{prefix}budget:"
         self._timeout = timeout
 
-    async def settle(self, name: str, report: Report, usual: float, late: Callable[[], None]) -> Answer:
+    async def settle(
+        self, name: str, report: SettlementReport, usual: float, late: Callable[[], None]
+    ) -> SettlementReply:
         """Charge what was spent, and take up to what is wanted. Raises StoreDown.
 
         Calls `late` when the answer takes longer than is `usual`, in seconds, by more than the timeout of a command.
@@ -84,6 +86,6 @@ class SharedBuckets:
         finally:
             limit.cancel()
         try:
-            return Answer(int(answer[0]), float(answer[1]))
+            return SettlementReply(int(answer[0]), float(answer[1]))
         except (TypeError, ValueError, LookupError):
             raise StoreDown("the answer is not that of the script") from None

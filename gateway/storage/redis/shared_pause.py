@@ -42,7 +42,7 @@ class _Told(msgspec.Struct, frozen=True, array_like=True):
 _TOLD = msgspec.msgpack.Decoder(_Told)
 
 
-class SharedPause:
+class RedisPause:
     """The pause of one vendor account, named by `scope`; `prefix` starts every key.
 
     `listener` is called with what other replicas tell: the name of the pause, how long it still lasts in seconds, and
@@ -50,24 +50,24 @@ class SharedPause:
     """
 
     def __init__(self, calls: RedisCalls, *, prefix: str, scope: str) -> None:
-        self._calls = calls
+        self._commands = calls
         self._name = f"{prefix}pause:{scope}"
         self.channel = f"{prefix}paused:{scope}"
         self.listener: Callable[[float, float, bool], None] = lambda _until, _left, _over: None
 
-    async def tell_pause(self, until: float, left: float, *, over: bool) -> None:
+    async def announce(self, until: float, left: float, *, over: bool) -> None:
         """Tell everybody, and those who come later, of a pause that lasts `left` seconds more, or is over."""
         told = msgspec.msgpack.encode(_Told(until, over, left))
         with suppress(StoreDown):
             if over:
                 arguments: tuple[object, ...] = (repr(until), self.channel, told)
-                await self._calls.run("resume", lambda client: client.eval(_RESUME, 1, self._name, *arguments))
+                await self._commands.run("resume", lambda client: client.eval(_RESUME, 1, self._name, *arguments))
             else:
                 lasts = max(1, int((left + _AFTERWARDS) * 1000))
                 arguments = (repr(until), lasts, self.channel, told)
-                await self._calls.run("pause", lambda client: client.eval(_PAUSE, 1, self._name, *arguments))
+                await self._commands.run("pause", lambda client: client.eval(_PAUSE, 1, self._name, *arguments))
 
-    async def may_probe(self, until: float, seconds: float) -> bool:
+    async def claim_probe(self, until: float, seconds: float) -> bool:
         """Whether no other replica probes after this pause; with Redis down, each does."""
         name = f"{self._name}:probe:{until!r}"
         owner, milliseconds = secrets.token_hex(8), max(1, int(seconds * 1000))
@@ -78,19 +78,19 @@ class SharedPause:
             return bool(free) or await client.get(name) == owner.encode()
 
         try:
-            first = await self._calls.run("lease", claim)
+            first = await self._commands.run("lease", claim)
         except StoreDown:
             return True
         return bool(first)
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """See whether there is a pause that nobody has told us of. Raises StoreDown."""
-        found = await self._calls.run("get", lambda client: client.eval(_LOOK, 1, self._name))
+        found = await self._commands.run("get", lambda client: client.eval(_LOOK, 1, self._name))
         if isinstance(found, list) and isinstance(found[0], bytes):
             with suppress(ValueError):
                 self.listener(float(found[0]), found[1] / 1000 - _AFTERWARDS, False)
 
-    def hear(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> None:
         """Pass on what another replica tells."""
         with suppress(msgspec.MsgspecError):
             told = _TOLD.decode(data)

@@ -17,7 +17,7 @@ import msgspec
 
 from gateway.core.clock import Clock
 from gateway.core.errors import StoreDown
-from gateway.core.events import CorruptValue, Observe, TierLookup
+from gateway.core.events import CorruptValue, Emit, TierLookup
 from gateway.core.query import Address
 from gateway.storage import listing_index as directories
 from gateway.storage.base import Candidate, Kept, Shelf, ends_one, filed, unfiled
@@ -77,13 +77,11 @@ class InvalidationMessage(msgspec.Struct, frozen=True, array_like=True):
 class RedisStore:
     """A Store in Redis."""
 
-    def __init__(
-        self, calls: RedisCalls, connections: Connections, *, prefix: str, clock: Clock, observe: Observe
-    ) -> None:
+    def __init__(self, calls: RedisCalls, connections: Connections, *, prefix: str, clock: Clock, emit: Emit) -> None:
         self._calls = calls
         self.prefix = f"{prefix}:{FORMAT_VERSION}:"
         self._clock = clock
-        self._observe = observe
+        self._emit = emit
         self.name = secrets.token_hex(8)
         self._filing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         # MGET reads a value of another type as none, where GET would fail.
@@ -114,17 +112,17 @@ class RedisStore:
         try:
             epoch, (listing, page) = await self.epochs.read(address.aoi_id, names)
         except StoreDown:
-            self._observe(TierLookup("redis", "error"))
+            self._emit(TierLookup("redis", "error"))
             raise
         directory = None if listing is None else directories.decode(listing, address.listing)
         if listing is not None and directory is None:
-            self._observe(CorruptValue("directory"))
+            self._emit(CorruptValue("directory"))
         if directory is not None and (directory.epoch != epoch or self._is_from_the_future(directory.confirmed)):
             directory = None
         entry = None if page is None else self._read(page, address.page)
         if entry is not None and not survives_purges(entry.epoch, epoch):
             entry = None
-        self._observe(TierLookup("redis", "miss" if entry is None else "hit"))
+        self._emit(TierLookup("redis", "miss" if entry is None else "hit"))
         return Shelf(epoch, directory, entry, "redis")
 
     async def ask(self, address: Address) -> Shelf:
@@ -157,7 +155,7 @@ class RedisStore:
         try:
             (data,) = await self._lookups.get((self.prefix + address.page,))
         except StoreDown:
-            self._observe(TierLookup("redis", "error"))
+            self._emit(TierLookup("redis", "error"))
             raise
         try:
             entry = None if data is None else Entry.decode(data, address.page)
@@ -172,16 +170,16 @@ class RedisStore:
         try:
             values = await self._lookups.get(tuple(self.prefix + page for page in pages))
         except StoreDown:
-            self._observe(TierLookup("redis", "error"))
+            self._emit(TierLookup("redis", "error"))
             raise
         found = []
         for page, value in zip(pages, values, strict=True):
             entry = None if value is None else self._read(value, page)
             if entry is None or entry.epoch != epoch:
-                self._observe(TierLookup("redis", "miss"))
+                self._emit(TierLookup("redis", "miss"))
                 return None
             found.append(entry)
-        self._observe(TierLookup("redis", "hit"))
+        self._emit(TierLookup("redis", "hit"))
         return found
 
     def saw(self, address: Address, candidate: Candidate, proof: Proof) -> None:
@@ -235,7 +233,7 @@ class RedisStore:
                 raise StoreDown("a newer format version stands there, and is left alone")
             if told[0] == b"kept":
                 if told[1] not in (b"string", b"none"):
-                    self._observe(CorruptValue("not a string"))
+                    self._emit(CorruptValue("not a string"))
                 return Kept(entry, "kept", result.directory, ended=ends_one(known, result))
             raw = told[1]
         raise StoreDown("other replicas file pages of this listing all the time")
@@ -281,7 +279,7 @@ class RedisStore:
             entry = Entry.decode(data, page)
             return None if self._is_from_the_future(entry.started) else entry
         except CorruptEntry as error:
-            self._observe(CorruptValue(str(error)))
+            self._emit(CorruptValue(str(error)))
         except ForeignVersion:
             pass  # somebody else's, and the name under which it stands is not ours to judge
         return None

@@ -19,8 +19,16 @@ from gateway.core.clock import Clock
 from gateway.core.events import LATENCY_BOUNDS
 from gateway.telemetry.status import snapshot as columns
 from gateway.telemetry.status.rolling import Rolling
-from gateway.telemetry.status.snapshot import Configuration, Counts, ErrorSeen, Life, Snapshot, State, VendorFailure
-from gateway.telemetry.status.space_saving import SpaceSaving, Summary, merged
+from gateway.telemetry.status.snapshot import (
+    Configuration,
+    Counts,
+    ErrorSeen,
+    LifecycleState,
+    Snapshot,
+    State,
+    VendorFailure,
+)
+from gateway.telemetry.status.space_saving import SpaceSaving, Summary, merge
 
 _COLUMN = {name: column for column, name in enumerate(columns.OUTCOMES)}
 _FAILED, _REFUSED, _LEFT = _COLUMN["failed"], _COLUMN["refused"], _COLUMN["left"]
@@ -51,7 +59,7 @@ class _Team:
         self.row = self.rolling.at(slot)
 
 
-class Status:
+class StatusCollector:
     """Subscribe `handlers` to facts; `snapshot` is what they came to. `state` holds what is fixed at start."""
 
     def __init__(self, clock: Clock, state: State) -> None:
@@ -79,14 +87,14 @@ class Status:
             events.UpstreamCalled: self._called,
             events.UpstreamConnection: lambda fact: self._count(_CONNECTIONS[fact.kind]),
             events.UpstreamRetried: lambda _: self._count(columns.RETRIES),
-            events.UpstreamFellShort: self._fell_short,
-            events.BreakerTurned: lambda fact: self._stands(breaker=fact.state),
+            events.FetchFailed: self._fell_short,
+            events.BreakerChanged: lambda fact: self._stands(breaker=fact.state),
             events.VendorPaused: lambda fact: self._stands(paused_until=fact.until),
             events.VendorResumed: lambda _: self._stands(paused_until=None),
             events.KeyLoaded: lambda fact: self._stands(key_loaded_at=fact.at),
             events.KeyRefused: self._key_refused,
             events.RedisCommand: self._redis_answered,
-            events.RedisWent: lambda fact: self._stands(
+            events.RedisAvailabilityChanged: lambda fact: self._stands(
                 redis_up=fact.up, redis_reason=fact.reason, redis_turned_at=clock.now()
             ),
             events.AuthFailed: lambda _: self._count(columns.AUTH_FAILED),
@@ -95,7 +103,7 @@ class Status:
         }
         self._turn()
 
-    def snapshot(self, configuration: Configuration, life: Life) -> Snapshot:
+    def snapshot(self, configuration: Configuration, life: LifecycleState) -> Snapshot:
         """What was counted so far, and how things stand."""
         self._now()
         busiest = self._aois.summary()
@@ -105,7 +113,7 @@ class Status:
             started=self._started,
             counts=Counts(self._rolling.rows(), self._rolling.past),
             teams={name: Counts(team.rolling.rows(), team.rolling.past) for name, team in self._teams.items()},
-            busiest=merged(busiest, self._aois_before, columns.BUSIEST),
+            busiest=merge(busiest, self._aois_before, columns.BUSIEST),
             errors=list(reversed(self._errors)),
             state=msgspec.structs.replace(self._state, life=life),
             configuration=configuration,
@@ -196,7 +204,7 @@ class Status:
         if answered:
             self._stands(key_accepted_at=self._clock.now())
 
-    def _fell_short(self, fact: events.UpstreamFellShort) -> None:
+    def _fell_short(self, fact: events.FetchFailed) -> None:
         self._stands(failure=VendorFailure(self._clock.now(), fact.error, fact.message))
 
     def _key_refused(self, _: events.KeyRefused) -> None:

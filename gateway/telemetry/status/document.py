@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.core.events import BreakerState
 from gateway.telemetry.status.health import Verdict
-from gateway.telemetry.status.snapshot import Configuration, ErrorSeen, Life, VendorFailure
+from gateway.telemetry.status.snapshot import Configuration, ErrorSeen, LifecycleState, VendorFailure
 
 
 class Instance(msgspec.Struct, frozen=True):
@@ -21,7 +21,7 @@ class Instance(msgspec.Struct, frozen=True):
     name: str
     version: str
     workers: int
-    life: Life
+    life: LifecycleState
     time: float
     started_at: float
 

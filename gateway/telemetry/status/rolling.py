@@ -63,7 +63,7 @@ def total(rows: Iterable[list[int]], width: int) -> list[int]:
     return list(map(sum, zip(*several, strict=True))) if several else [0] * width
 
 
-def merged(one: tuple[Rows, list[int]], other: tuple[Rows, list[int]], oldest: int) -> tuple[Rows, list[int]]:
+def merge(one: tuple[Rows, list[int]], other: tuple[Rows, list[int]], oldest: int) -> tuple[Rows, list[int]]:
     """The rows, and the past, of two; rows of slots before `oldest` become past."""
     rows: Rows = {}
     past = added(one[1], other[1])

@@ -49,12 +49,12 @@ WIDTH = LAG_TIMES + BUCKETS
 TEAM_COLUMNS = ("requests", "without_vendor", "fetched", "limited", "refused", "failed", "bytes")
 TEAM_WIDTH = len(TEAM_COLUMNS)
 
-Life = Literal["starting", "ready", "leaving", "draining"]
+LifecycleState = Literal["starting", "ready", "leaving", "draining"]
 """Where in its life a process is; `leaving` if it goes alone, while others serve on."""
 
 _SEVERITY: dict[BreakerState, int] = {"closed": 0, "half_open": 1, "open": 2}
 # Of one worker that goes alone, or has just come, the others know nothing; all drain together.
-_LIFE: tuple[Life, ...] = ("draining", "ready", "starting", "leaving")
+_LIFE: tuple[LifecycleState, ...] = ("draining", "ready", "starting", "leaving")
 
 
 class Counts(msgspec.Struct, array_like=True, frozen=True):
@@ -107,7 +107,7 @@ class Configuration(msgspec.Struct, frozen=True):
 class State(msgspec.Struct, frozen=True):
     """How things stand. Times are Unix time in seconds; None is not known, or has not happened."""
 
-    life: Life = "ready"
+    life: LifecycleState = "ready"
     breaker: BreakerState = "closed"
     calls_in_flight: int = 0
     calls_queued: int = 0
@@ -156,12 +156,12 @@ def decode(data: bytes) -> Snapshot:
     return _DECODER.decode(data)
 
 
-def lasting(snapshot: Snapshot) -> Snapshot:
+def totals(snapshot: Snapshot) -> Snapshot:
     """What remains of a process that has ended: what it counted, and no state."""
     return msgspec.structs.replace(snapshot, state=State(), workers=0)
 
 
-def merged(one: Snapshot, other: Snapshot) -> Snapshot:
+def merge(one: Snapshot, other: Snapshot) -> Snapshot:
     """Those of two processes as one."""
     newer, older = (one, other) if one.taken >= other.taken else (other, one)
     # Of a process that has ended nothing stands any more.
@@ -172,7 +172,7 @@ def merged(one: Snapshot, other: Snapshot) -> Snapshot:
         started=min(each.started for each in living),
         counts=_counts(one.counts, other.counts, int(newer.taken / STEP_SECONDS) - SLOTS + 1),
         teams=_teams(one.teams, other.teams, int(newer.taken / TEAM_STEP_SECONDS) - TEAM_SLOTS + 1),
-        busiest=space_saving.merged(one.busiest, other.busiest, BUSIEST),
+        busiest=space_saving.merge(one.busiest, other.busiest, BUSIEST),
         errors=sorted((*one.errors, *other.errors), key=lambda error: -error.at)[:ERRORS],
         state=reduce(_states, (each.state for each in living)),
         configuration=reduce(_configurations, (each.configuration for each in living)),
@@ -181,7 +181,7 @@ def merged(one: Snapshot, other: Snapshot) -> Snapshot:
 
 
 def _counts(one: Counts, other: Counts, oldest: int) -> Counts:
-    return Counts(*rolling.merged((one.rows, one.past), (other.rows, other.past), oldest))
+    return Counts(*rolling.merge((one.rows, one.past), (other.rows, other.past), oldest))
 
 
 def _teams(one: dict[str, Counts], other: dict[str, Counts], oldest: int) -> dict[str, Counts]:

@@ -73,7 +73,7 @@ class SpaceSaving:
         return Summary(keys, keys[-1].count if len(keys) >= self._capacity else 0)
 
 
-def merged(one: Summary, other: Summary, capacity: int) -> Summary:
+def merge(one: Summary, other: Summary, capacity: int) -> Summary:
     """What two have counted, as one summary of this capacity.
 
     A key that only one of them holds may have been seen by the other one, as often as that one's floor.

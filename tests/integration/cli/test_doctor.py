@@ -30,7 +30,7 @@ from gateway.config.loading import load
 from gateway.core.clock import SystemClock
 from gateway.doctor.network import why
 from gateway.doctor.report import Finding, exit_code, show
-from gateway.doctor.run import examine
+from gateway.doctor.run import check_services
 from gateway.mock_vendor.server import MockVendor
 
 PASSWORD = "r3dis-pass-word"
@@ -47,7 +47,7 @@ class Found(dict[str, Finding]):
         self.names = [finding.name for finding in findings]
         self.code = exit_code(findings)
         assert len(self) == len(findings)
-        assert all(finding.mend for finding in findings if finding.state in {"warn", "FAIL"})
+        assert all(finding.hint for finding in findings if finding.state in {"warn", "FAIL"})
         text = repr(findings)
         for secret in (VENDOR_KEY, PASSWORD):
             assert secret not in text
@@ -62,7 +62,7 @@ async def look(url: str, *, aoi_id: str | None = None, **flags: Any) -> Found:
     usual = {"upstream.api_key": VENDOR_KEY, "upstream.base_url": url, **PATIENT}
     settings = load(environ={}, flags={**usual, **named}, use_file=False).settings
     async with asyncio.timeout(60):  # a net; what takes how long is looked at where it matters
-        return Found(await examine(settings, key_ring(settings), clock=SystemClock(), aoi_id=aoi_id))
+        return Found(await check_services(settings, key_ring(settings), clock=SystemClock(), aoi_id=aoi_id))
 
 
 Answer = Callable[[web.BaseRequest], web.Response]
@@ -153,7 +153,7 @@ async def test_the_other_scheme_is_named_when_that_one_works(scheme: str) -> Non
     other = "raw" if scheme == "bearer" else "bearer"
     async with serving(picky) as url:
         found = await look(url, upstream__auth_scheme=scheme)
-    assert (found.code, found["vendor key"].mend) == (1, f'upstream.auth_scheme = "{other}"')
+    assert (found.code, found["vendor key"].hint) == (1, f'upstream.auth_scheme = "{other}"')
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ async def test_what_an_answer_says_of_the_key(
     assert (found["vendor key"].state, found.code) == (state, 1 if state == "FAIL" else 0)
     assert words in found["vendor key"].found
     if "retry_after" in behaviour:
-        assert found["vendor key"].mend == "try again in 7 s"
+        assert found["vendor key"].hint == "try again in 7 s"
 
 
 async def test_403_for_an_aoi_that_was_named_is_about_that_aoi(vendor: MockVendor) -> None:
@@ -250,7 +250,7 @@ async def test_tls_and_each_of_its_failures(tmp_path: Path) -> None:
         assert "more days" in found["vendor TLS"].found
         found = await look(url)
         assert "authority that is not known" in found["vendor TLS"].found
-        assert "upstream.ca_file" in found["vendor TLS"].mend
+        assert "upstream.ca_file" in found["vendor TLS"].hint
         assert (found.code, found["vendor key"].state) == (1, "skip")
     async with serving(unknown_aoi, tls=certificate(authority, "other.example")) as url:
         found = await look(url, upstream__ca_file=str(file))
@@ -274,7 +274,7 @@ async def test_a_certificate_that_violates_rfc_5280_is_accepted_with_a_warning(t
     assert (found.code, found["vendor TLS"].state, found["vendor key"].state) == (0, "ok", "ok")
     assert found["vendor certificate"].state == "warn"
     assert "violates RFC 5280" in found["vendor certificate"].found
-    assert "basicConstraints" in found["vendor certificate"].mend
+    assert "basicConstraints" in found["vendor certificate"].hint
 
 
 async def test_a_port_without_tls(vendor: MockVendor) -> None:
@@ -361,7 +361,7 @@ async def test_a_clock_that_is_off(ahead: float, state: str, words: str) -> None
         assert words in clock.found
     else:
         assert clock.state in {"ok", "warn"}
-    assert ("NTP" in clock.mend) == (clock.state != "ok")
+    assert ("NTP" in clock.hint) == (clock.state != "ok")
 
 
 # --- Redis ---------------------------------------------------------------------------------------------------------
@@ -427,12 +427,12 @@ async def test_passwords_and_rights(vendor: MockVendor, real_redis: RealRedis) -
     assert "SET (NOPERM)" in found["redis rights"].found
     assert "SUBSCRIBE (NOPERM)" in found["redis rights"].found
     assert found["clock and Redis"].state == "skip"
-    mend = re.search("`(.*)`", found["redis rights"].mend)
-    assert mend is not None
-    words = mend[1].replace("USER ", "limited ").replace("SETlimited", "SETUSER").split(" ")
+    hint = re.search("`(.*)`", found["redis rights"].hint)
+    assert hint is not None
+    words = hint[1].replace("USER ", "limited ").replace("SETlimited", "SETUSER").split(" ")
     await admin.execute_command(  # type: ignore[no-untyped-call]
         *words
-    )  # the mend mends
+    )  # the hint mends
     await admin.execute_command(  # type: ignore[no-untyped-call]
         "ACL", "SETUSER", "limited", "resetkeys", "~pixxel-gateway:*"
     )
@@ -452,7 +452,7 @@ async def test_a_replica_and_a_full_redis(vendor: MockVendor, real_redis: RealRe
     await admin.config_set("maxmemory", "1")
     found = await look(vendor.url, cache__url=real_redis.url)
     assert "SET (OOM)" in found["redis rights"].found
-    assert "allkeys-lru" in found["redis rights"].mend
+    assert "allkeys-lru" in found["redis rights"].hint
     await admin.config_set("maxmemory", "0")
     with nobody_at() as port:
         await admin.execute_command(  # type: ignore[no-untyped-call]
@@ -462,7 +462,7 @@ async def test_a_replica_and_a_full_redis(vendor: MockVendor, real_redis: RealRe
     await admin.aclose()
     assert found.code == 1
     assert "SET (READONLY)" in found["redis rights"].found
-    assert "master" in found["redis rights"].mend
+    assert "master" in found["redis rights"].hint
 
 
 async def test_a_cluster_and_who_is_taken_for_one(
@@ -471,7 +471,7 @@ async def test_a_cluster_and_who_is_taken_for_one(
     found = await look(vendor.url, cache__url=real_cluster.url)
     assert (found.code, found.states("FAIL")) == (0, [])
     found = await look(vendor.url, cache__url=real_cluster.url.replace("redis+cluster", "redis"))
-    assert (found.code, found["redis version"].mend) == (1, "cache.url has to begin redis+cluster://")
+    assert (found.code, found["redis version"].hint) == (1, "cache.url has to begin redis+cluster://")
     found = await look(vendor.url, cache__url=real_redis.url.replace("redis", "redis+cluster").removesuffix("/0"))
     assert (found.code, found["redis login"].found) == (1, "it is no Redis Cluster that is whole")
 
@@ -487,7 +487,7 @@ async def test_sentinel_is_asked_for_the_master(vendor: MockVendor, real_redis: 
         found = await look(vendor.url, cache__url=f"redis+sentinel://127.0.0.1:{sentinel.port}/other")
         assert (found.code, found["redis login"].found) == (1, "no Sentinel knows a master of that name")
         found = await look(vendor.url, cache__url=f"redis://127.0.0.1:{sentinel.port}")
-        assert (found.code, found["redis version"].mend) == (1, "cache.url has to begin redis+sentinel://")
+        assert (found.code, found["redis version"].hint) == (1, "cache.url has to begin redis+sentinel://")
     finally:
         sentinel.kill()
 
@@ -504,7 +504,7 @@ async def test_sentinel_login_name_and_master_are_told_apart(
         assert (found.code, found["redis login"].found) == (1, "the Sentinels refuse the login (NOAUTH)")
         found = await look(vendor.url, cache__url=f"{url}?sentinel_password=wrong")
         assert (found.code, found["redis login"].found) == (1, "the Sentinels refuse the login (WRONGPASS)")
-        assert "sentinel_password" in found["redis login"].mend
+        assert "sentinel_password" in found["redis login"].hint
         found = await look(vendor.url, cache__url=url + mine)
         assert (found.code, found["redis rights"].state) == (0, "ok")
         found = await look(vendor.url, cache__url=url.replace("mymaster", "other") + mine)
@@ -553,7 +553,7 @@ async def test_redis_with_tls(vendor: MockVendor, tmp_path: Path) -> None:
         assert (found.code, found["redis TLS"].state, found["redis rights"].state) == (0, "ok", "ok")
         found = await look(vendor.url, cache__url=url)
         assert "authority that is not known" in found["redis TLS"].found
-        assert "ssl_ca_certs" in found["redis TLS"].mend
+        assert "ssl_ca_certs" in found["redis TLS"].hint
         listener.close()
 
 
@@ -570,14 +570,14 @@ async def test_the_port_is_free_or_a_gateways_or_somebody_elses(vendor: MockVend
     assert (found.code, found["listener"].state) == (1, "FAIL")
     found = await look(vendor.url, server__host="192.0.2.1", server__port=8080, auth__mode="open", ops__port=0)
     assert (found.code, found["listener"].state, found["ops listener"].state) == (1, "FAIL", "ok")
-    assert "server.host" in found["listener"].mend
+    assert "server.host" in found["listener"].hint
 
 
 async def test_descriptors(vendor: MockVendor) -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     found = await look(vendor.url, server__max_connections=max(10, soft) + 1)
     assert (found.code, found["file descriptors"].state) == (0, "warn")
-    assert "ulimit -n" in found["file descriptors"].mend
+    assert "ulimit -n" in found["file descriptors"].hint
 
 
 def test_several_errors_are_one_reason() -> None:
@@ -603,7 +603,7 @@ async def test_the_command_prints_lines_and_tells_by_its_code(vendor: MockVendor
     key.write_text("another-key", encoding="utf-8")
     told = await asyncio.to_thread(run, "doctor", "--aoi", vendor.aoi_ids[0], environ=environ, cwd=tmp_path)
     assert told.returncode == 1
-    assert re.search(r"\nFAIL vendor key: refused \(401\)\n {5}mend: put the right key ", told.stdout)
+    assert re.search(r"\nFAIL vendor key: refused \(401\)\n {5}hint: put the right key ", told.stdout)
     assert "another-key" not in told.stdout + told.stderr
 
 
@@ -641,6 +641,6 @@ def test_a_terminal_gets_colours(capsys: pytest.CaptureFixture[str], monkeypatch
     findings = [Finding("FAIL", "x [bold]", "y " * 90, "z")]
     show(findings, terminal)
     show(findings, file)
-    assert file.getvalue() == f"FAIL x [bold]: {'y ' * 90}\n     mend: z\n"
+    assert file.getvalue() == f"FAIL x [bold]: {'y ' * 90}\n     hint: z\n"
     assert "\x1b[" in terminal.getvalue()
     assert re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()) == file.getvalue()

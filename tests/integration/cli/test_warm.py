@@ -20,10 +20,10 @@ import trustme
 from aiohttp import web
 from harness import ROOT, Play, clean_environment, command, nobody_at, playing, run, spawn, until
 
-from gateway.app.admin_client import NotReached
+from gateway.app.admin_client import GatewayUnreachable
 from gateway.cli.main import main
 from gateway.cli.progress import shown
-from gateway.cli.warm import Pace, Tally, ids_in, warm
+from gateway.cli.warm import Pace, WarmSummary, ids_in, warm
 from gateway.core.clock import SystemClock
 from gateway.mock_vendor.server import MockVendor
 
@@ -178,7 +178,7 @@ async def test_no_pause_is_longer_than_a_minute() -> None:
 async def test_a_listing_that_changes_is_begun_anew(play: Play, vendor: MockVendor) -> None:
     vendor.set_assets("a", assets(25))
 
-    def change(tally: Tally) -> None:
+    def change(tally: WarmSummary) -> None:
         if tally.pages == 1:
             vendor.set_assets("a", assets(26))
 
@@ -191,7 +191,7 @@ async def test_a_listing_that_changes_is_begun_anew(play: Play, vendor: MockVend
 async def test_a_listing_that_keeps_changing_fails(play: Play, vendor: MockVendor) -> None:
     vendor.set_assets("a", assets(25))
 
-    def change(tally: Tally) -> None:
+    def change(tally: WarmSummary) -> None:
         vendor.set_assets("a", assets(25 + tally.pages))
 
     tally = await warm(play.url, ["a"], clock=SystemClock(), limit=10, watch=change, **QUICK)
@@ -250,7 +250,7 @@ async def test_nobody_there_is_4_and_one_line() -> None:
         told = await asyncio.to_thread(run, "warm", "--aoi", "a", "b", "--url", url)
         assert (told.returncode, told.stdout) == (4, "")
         assert told.stderr == f"no gateway answers at {url}: ClientConnectorError\n"
-        with pytest.raises(NotReached):
+        with pytest.raises(GatewayUnreachable):
             await warm(url, ["a"] * 20, clock=SystemClock(), **QUICK)
 
 
@@ -283,7 +283,7 @@ async def test_the_configured_listener_may_speak_tls(vendor: MockVendor, tmp_pat
         environ["GATEWAY_SERVER__PORT"] = str(play.port)
         told = await asyncio.to_thread(run, "warm", "--aoi", "a", environ=environ)
         assert (told.returncode, told.stderr) == (0, "")
-        with pytest.raises(NotReached, match="Certificate"):  # elsewhere the certificate counts
+        with pytest.raises(GatewayUnreachable, match="Certificate"):  # elsewhere the certificate counts
             await warm(play.url, ["a"], clock=SystemClock(), **QUICK)
 
 
@@ -383,7 +383,7 @@ def test_a_log_gets_a_line_now_and_then() -> None:
     stream = io.StringIO()
     with shown(stream) as watch:
         for pages in range(13):
-            watch(Tally(aois=9, done=pages // 2, pages=pages, hits=1, seconds=float(pages), failures={"x": ""}))
+            watch(WarmSummary(aois=9, done=pages // 2, pages=pages, hits=1, seconds=float(pages), failures={"x": ""}))
     first, second = stream.getvalue().splitlines()
     assert first == "2 of 9 AOIs, 5 pages, 1.0/s, 1 hits, 1 failed"
     assert second.startswith("5 of 9 AOIs, 10 pages, ")

@@ -106,7 +106,7 @@ class Side:
         self.generations: dict[str, int] = {}
         self._stack = stack
         self._line: Line | None = None
-        play.gateway._subscribers.subscribe({RequestsReplayed: self._count})
+        play.gateway._dispatcher.subscribe({RequestsReplayed: self._count})
 
     def _count(self, fact: RequestsReplayed) -> None:
         self.replayed += fact.requests
@@ -127,7 +127,7 @@ class Side:
             if any(head.lower() == "connection: close" for head in found[-1].head) or b"HTTP/1.0" in request:
                 self._line = None
                 break
-        flights, gate = self.play.gateway._cache._errands._flights._under_way, self.play.gateway._gate
+        flights, gate = self.play.gateway._cache._errands._flights._under_way, self.play.gateway._guard
         await until(lambda: gate.idle and not flights and not self.play.gateway._cache.prefetch._under_way)
         return found
 
@@ -152,7 +152,7 @@ class Side:
         return head, body
 
     async def counted(self) -> Mapping[str, float]:
-        body, _ = await self.play.gateway._gathering.scrape("")
+        body, _ = await self.play.gateway._aggregation.scrape("")
         return {
             series: value
             for series, value in parse_metrics(body.decode()).items()

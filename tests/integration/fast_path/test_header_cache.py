@@ -340,4 +340,4 @@ async def test_what_is_known_of_header_lines_is_bounded(vendor: HoldingVendor) -
         for number in range(30):
             for _ in range(2):
                 await line.ask(asks(f"/v0/aois/{AOI}/assets", *LINES, f"Cookie: {number}"))
-        assert 0 < len(play.gateway._replays.headers._known) < 4
+        assert 0 < len(play.gateway._response_cache.headers._known) < 4

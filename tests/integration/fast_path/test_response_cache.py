@@ -47,17 +47,17 @@ class Ways:
         self.play = play
         self.line = line
         self.short = 0
-        play.gateway._subscribers.subscribe({RequestsReplayed: self._count})
+        play.gateway._dispatcher.subscribe({RequestsReplayed: self._count})
 
     def _count(self, fact: RequestsReplayed) -> None:
         self.short += fact.requests
 
     async def ask(self, request: bytes = PAGE) -> tuple[Raw, bool]:
         """An answer, and whether it was the short cut's."""
-        self.play.gateway._replays.tell()
+        self.play.gateway._response_cache.flush()
         before = self.short
         answer = await self.line.ask(request)
-        self.play.gateway._replays.tell()
+        self.play.gateway._response_cache.flush()
         return answer, self.short > before
 
     async def learn(self, request: bytes = PAGE) -> Raw:
@@ -154,7 +154,7 @@ async def test_figures_are_those_of_the_long_way(vendor: HoldingVendor) -> None:
 async def test_what_is_never_remembered(asking: bytes, ways: Ways) -> None:
     for _ in range(5):
         assert not (await ways.ask(asking))[1]
-    assert not ways.play.gateway._replays._ready
+    assert not ways.play.gateway._response_cache._ready
 
 
 async def test_who_speaks_an_older_version_is_not_kept(play: Play) -> None:
@@ -424,13 +424,13 @@ async def reading_nothing(flags: dict[str, str], trusting: ssl.SSLContext) -> No
             line.writer.write(PAGE)
             asked += 1
             await until(lambda asked=asked: connection._request_count == asked)  # type: ignore[misc]
-        play.gateway._replays.tell()
+        play.gateway._response_cache.flush()
         short = ways.short
         for _ in range(3):
             line.writer.write(PAGE)
             asked += 1
             await until(lambda asked=asked: connection._request_count == asked)  # type: ignore[misc]
-        play.gateway._replays.tell()
+        play.gateway._response_cache.flush()
         assert ways.short == short
         assert {(await line.answer()).body for _ in range(short - 1 + 3)} == {page.body}
     await vendor.stop()
@@ -446,7 +446,7 @@ async def test_what_is_remembered_is_bounded(vendor: HoldingVendor) -> None:
             for _ in range(2):
                 await ways.ask(asking)
             assert (await ways.ask())[1]  # which is used all the while, and so stays
-        ready, lines = play.gateway._replays._ready, play.gateway._replays.headers._known
+        ready, lines = play.gateway._response_cache._ready, play.gateway._response_cache.headers._known
         assert ready._size == sum(len(known) + 2200 for known in ready._values)
         assert lines._size == sum(len(known) + 600 for known in lines._values)
         assert 0 < ready._size + lines._size <= (1 << 20) / 8
@@ -501,7 +501,7 @@ async def test_what_memory_has_no_room_for_is_not_remembered(vendor: HoldingVend
         for _ in range(5):
             await ways.ask()
             play.gateway._store._near.drop(where.page)  # type: ignore[attr-defined]
-        assert not len(play.gateway._replays._ready)
+        assert not len(play.gateway._response_cache._ready)
         await ways.learn()
 
 

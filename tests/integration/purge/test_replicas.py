@@ -506,7 +506,7 @@ async def test_a_lost_subscription_ends_copies_within_their_age(
 ) -> None:
     one, two = replicas
     await same_pages(replicas)
-    two.gateway._parts._tasks[0].cancel()  # nobody listens on this side any more, while commands work
+    two.gateway._background_tasks._tasks[0].cancel()  # nobody listens on this side any more, while commands work
     await until(lambda: not two.gateway._store._word.heard)  # type: ignore[attr-defined]
     two.gateway._store._validity.max_age = 0.3  # type: ignore[attr-defined]
     assert (await purge(one, aoi_id=AOI))[0] == 200

@@ -21,7 +21,7 @@ from harness import PATIENCE, VENDOR_KEY, Play, playing, until
 from multidict import CIMultiDict
 from worker_group import Connection, working
 
-from gateway.http.status_view import View
+from gateway.http.status_view import StatusView
 from gateway.mock_vendor.server import MockVendor
 from gateway.telemetry.status.document import Report
 
@@ -67,7 +67,7 @@ class Viewer:
     def __init__(self, content: aiohttp.StreamReader) -> None:
         self._content = content
 
-    async def event(self) -> tuple[Report, View]:
+    async def event(self) -> tuple[Report, StatusView]:
         """The next document, and the words that go with it."""
         fields: list[tuple[bytes, bytes]] = []
         while b"page" not in [value for _, value in fields] or fields[-1][0]:
@@ -78,7 +78,7 @@ class Viewer:
         *before, (first, document), _, (kind, name), (last, page), _ = fields
         assert [first, kind, name, last] == [b"data", b"event", b"page", b"data"]
         assert before in ([], [(b"retry", b"2000"), (b"", b"")])
-        return told(document), msgspec.json.decode(page, type=View)
+        return told(document), msgspec.json.decode(page, type=StatusView)
 
     async def ended(self) -> bool:
         """Wait for the end; whether it came in good order, rather than by a cut."""

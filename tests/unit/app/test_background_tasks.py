@@ -6,12 +6,12 @@ import asyncio
 
 from harness import PATIENCE
 
-from gateway.app.background_tasks import Parts
+from gateway.app.background_tasks import BackgroundTasks
 from gateway.core.clock import SystemClock
 
 
 async def test_close_ends_a_task_that_loses_a_cancellation() -> None:
-    lost, parts = asyncio.Event(), Parts(SystemClock())
+    lost, parts = asyncio.Event(), BackgroundTasks(SystemClock())
 
     async def work() -> None:
         try:

@@ -10,7 +10,7 @@ from gateway.core.cache_control import VendorCaching
 from gateway.core.listing import parse_listing
 from gateway.core.query import AssetsQuery
 from gateway.storage.entry import Cap, Entry, Reckoning
-from gateway.upstream.classification import Fetched
+from gateway.upstream.classification import FetchedPage
 
 NOW = 1_792_000_000.0
 QUERY = AssetsQuery("a1")
@@ -18,7 +18,9 @@ QUERY = AssetsQuery("a1")
 
 def admitted(assets: str, *, caching: VendorCaching | None = None, lifetimes: Lifetimes | None = None) -> Entry:
     body = f'{{"assets":[{assets}],"pagination":{{"total":1,"offset":0,"limit":10}}}}'.encode()
-    fetched = Fetched(200, body, parse_listing(body, "a1"), caching or VendorCaching(), started=NOW - 1, arrived=NOW)
+    fetched = FetchedPage(
+        200, body, parse_listing(body, "a1"), caching or VendorCaching(), started=NOW - 1, arrived=NOW
+    )
     return admit(QUERY, "page", fetched, lifetimes or Lifetimes(), 0.0).entry
 
 
@@ -54,7 +56,7 @@ def test_age_counts_from_when_the_vendor_made_it() -> None:
 
 
 def test_a_404_has_no_total_and_one_life() -> None:
-    fetched = Fetched(404, b'{"error":{"code":"c"}}', None, VendorCaching(), NOW, NOW)
+    fetched = FetchedPage(404, b'{"error":{"code":"c"}}', None, VendorCaching(), NOW, NOW)
     candidate = admit(QUERY, "page", fetched, Lifetimes(), 0.0)
     entry = candidate.entry
     assert candidate.total is None

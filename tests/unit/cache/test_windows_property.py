@@ -29,7 +29,7 @@ from gateway.mock_vendor.server import MockVendor
 from gateway.storage.memory import MemoryStore
 from gateway.storage.redis.leases import Alone
 from gateway.teams.budgets import Budgets
-from gateway.upstream.classification import Fetched
+from gateway.upstream.classification import FetchedPage
 
 AOI = "a1"
 GENEROUS = 1000
@@ -55,12 +55,12 @@ class Oracle:
         assert body is not None
         return body
 
-    async def fetch(self, query: AssetsQuery, *_: object) -> Fetched:
+    async def fetch(self, query: AssetsQuery, *_: object) -> FetchedPage:
         self.calls += 1
         self.states.append(list(self.assets))
         body, now = self.says(query), self.clock.now()
         self.clock.skip(0.01)
-        return Fetched(200, body, parse_listing(body, AOI), VendorCaching(), now, now)
+        return FetchedPage(200, body, parse_listing(body, AOI), VendorCaching(), now, now)
 
     def ever_said(self, query: AssetsQuery) -> set[bytes]:
         """What it said, or would have said, for a query at the moment of each fetch."""
@@ -81,17 +81,17 @@ def build(oracle: Oracle, chunk: int) -> Cache:
     if oracle.most == GENEROUS:
         limits.learn(50, 50, 50, 0.0)  # from another listing
     store = MemoryStore(10_000_000, clock, ignore)
-    windows = Windows(store, limits, scope="s", clock=clock, observe=ignore)
+    windows = Windows(store, limits, scope="s", clock=clock, emit=ignore)
     turns = Alone(clock)
     errands = Errands(
         store=store, turns=turns, fetch=oracle.fetch, check=ignore, budget=Budgets({}, None, clock),
         limits=limits, lifetimes=Lifetimes(),
-        deadline=5, clock=clock, chance=lambda: 0.0, observe=ignore,
+        deadline=5, clock=clock, chance=lambda: 0.0, emit=ignore,
     )  # fmt: skip
     return Cache(
         store=store, windows=windows, errands=errands, turns=turns,
         stretches=Stretches(chunk, windows, errands, limits, clock=clock),
-        deadline=5, patience=2, prefetch=1, idle=lambda: True, clock=clock, observe=ignore,
+        deadline=5, patience=2, prefetch=1, idle=lambda: True, clock=clock, emit=ignore,
     )  # fmt: skip
 
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.token_bucket import Bucket
+from gateway.core.token_bucket import TokenBucket
 
 
 def test_so_many_at_once_and_then_so_many_a_second() -> None:
-    bucket = Bucket.full(2.0, 3.0, 10.0)
+    bucket = TokenBucket.full(2.0, 3.0, 10.0)
     assert [bucket.take(10.0) for _ in range(3)] == [None] * 3
     assert bucket.take(10.0) == 0.5
     assert bucket.take(10.25) == 0.25
@@ -21,7 +21,7 @@ def test_so_many_at_once_and_then_so_many_a_second() -> None:
 
 @given(st.floats(0.1, 100), st.integers(1, 50), st.lists(st.floats(0, 2), max_size=200))
 def test_never_more_than_rate_and_burst_allow(rate: float, burst: int, pauses: list[float]) -> None:
-    bucket, now, taken = Bucket.full(rate, burst, 0.0), 0.0, 0
+    bucket, now, taken = TokenBucket.full(rate, burst, 0.0), 0.0, 0
     for pause in pauses:
         now += pause
         wait = bucket.take(now)

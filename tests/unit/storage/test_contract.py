@@ -31,11 +31,11 @@ def ignore(_: NamedTuple) -> None:
 
 def tiers(client: Client, clock: SteeredClock) -> tuple[RedisStore, TieredStore]:
     """Redis alone, and with memory in front; nobody listens, so that memory is trusted for a while only."""
-    calls = RedisCalls(client, timeout=REDIS_TIMEOUT, clock=clock, observe=ignore)
-    far = RedisStore(calls, Connections(), prefix="test", clock=clock, observe=ignore)
+    calls = RedisCalls(client, timeout=REDIS_TIMEOUT, clock=clock, emit=ignore)
+    far = RedisStore(calls, Connections(), prefix="test", clock=clock, emit=ignore)
     word = InvalidationSubscriber(calls, far, Validity(max_age=5, clock=clock), clock)
     near = Shelves(1_000_000, ignore)
-    return far, TieredStore(near, far, word, clock=clock, observe=ignore)
+    return far, TieredStore(near, far, word, clock=clock, emit=ignore)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from gateway.storage.redis.permissions import code
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 8, 13, 21, 34, 55])
 async def test_closing_while_connections_are_opened_leaves_none_open(real_redis: RealRedis, turns: int) -> None:
-    calls = RedisCalls(connect(real_redis.url, 1.0), timeout=1.0, clock=SteeredClock(), observe=Facts())
+    calls = RedisCalls(connect(real_redis.url, 1.0), timeout=1.0, clock=SteeredClock(), emit=Facts())
 
     async def get(name: str, calls: RedisCalls = calls) -> None:
         with suppress(StoreDown):

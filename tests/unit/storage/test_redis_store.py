@@ -15,7 +15,7 @@ from real_redis import RealRedis
 from redis.asyncio import Redis
 
 from gateway.core.errors import StoreDown
-from gateway.core.events import CorruptValue, RedisCommand, RedisWent
+from gateway.core.events import CorruptValue, RedisAvailabilityChanged, RedisCommand
 from gateway.storage.base import Kept
 from gateway.storage.redis.client import BadStoreUrl, Connections, connect
 from gateway.storage.redis.commands import RedisCalls
@@ -52,7 +52,7 @@ async def calls(
     real_redis: RealRedis, connections: Connections, clock: SteeredClock, facts: Facts
 ) -> AsyncIterator[RedisCalls]:
     client = connect(real_redis.url, REDIS_TIMEOUT, connections)
-    made = RedisCalls(client, timeout=REDIS_TIMEOUT, clock=clock, observe=facts)
+    made = RedisCalls(client, timeout=REDIS_TIMEOUT, clock=clock, emit=facts)
     await made.ping()
     yield made
     await made.close()
@@ -60,7 +60,7 @@ async def calls(
 
 @pytest.fixture
 async def store(calls: RedisCalls, connections: Connections, clock: SteeredClock, facts: Facts) -> RedisStore:
-    made = RedisStore(calls, connections, prefix="test", clock=clock, observe=facts)
+    made = RedisStore(calls, connections, prefix="test", clock=clock, emit=facts)
     await made.look_up(HERE)
     return made
 
@@ -188,7 +188,7 @@ async def test_a_stopped_server_costs_one_timeout_and_after_five_nothing(
     calls._timeout = REDIS_TIMEOUT
     await calls.ping()
     assert (await store.look_up(HERE)).entry is None
-    assert [fact.up for fact in facts if isinstance(fact, RedisWent)] == [True, False, True]
+    assert [fact.up for fact in facts if isinstance(fact, RedisAvailabilityChanged)] == [True, False, True]
 
 
 async def test_a_killed_server_is_down_and_used_again_when_it_is_back(
@@ -254,8 +254,8 @@ async def test_a_peer_that_is_no_redis_is_down(clock: SteeredClock, facts: Facts
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        calls = RedisCalls(connect(f"redis://127.0.0.1:{port}", 0.05), timeout=0.05, clock=clock, observe=facts)
-        store = RedisStore(calls, Connections(), prefix="test", clock=clock, observe=facts)
+        calls = RedisCalls(connect(f"redis://127.0.0.1:{port}", 0.05), timeout=0.05, clock=clock, emit=facts)
+        store = RedisStore(calls, Connections(), prefix="test", clock=clock, emit=facts)
         for _ in range(3):
             with pytest.raises(StoreDown):
                 await store.look_up(HERE)
@@ -271,7 +271,7 @@ async def test_a_full_server_still_reads(store: RedisStore, raw: Any, clock: Ste
     with pytest.raises(StoreDown):
         await keep(store, clock, started=1)
     assert (await store.look_up(HERE)).entry == kept.entry
-    assert [fact.up for fact in facts if isinstance(fact, RedisWent)] == [True]
+    assert [fact.up for fact in facts if isinstance(fact, RedisAvailabilityChanged)] == [True]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from virtual_time import VirtualTimeLoop
 
 from gateway.config.options import TeamOptions
 from gateway.core.errors import LimitReached, StoreDown
-from gateway.core.token_bucket import Bucket
+from gateway.core.token_bucket import TokenBucket
 from gateway.storage.redis.shared_budgets import SharedBuckets
 from gateway.teams.budgets import Budgets
 
@@ -122,7 +122,7 @@ class Team:
 
     def assert_at_least_exact(self) -> None:
         """At no time fewer were admitted than one exact bucket would have admitted of the same requests."""
-        bucket, ours, exact = Bucket.full(self.rate, self.burst, 0.0), 0, 0
+        bucket, ours, exact = TokenBucket.full(self.rate, self.burst, 0.0), 0, 0
         for at, same in groupby(sorted(self.requests), key=lambda request: request[0]):
             for _, admitted in same:
                 ours += admitted
@@ -157,7 +157,7 @@ def play(
 
 def conforming(rate: float, burst: int, times: list[float]) -> list[float]:
     """Those that one exact bucket admits."""
-    bucket = Bucket.full(rate, burst, 0.0)
+    bucket = TokenBucket.full(rate, burst, 0.0)
     return [at for at in times if bucket.take(at) is None]
 
 

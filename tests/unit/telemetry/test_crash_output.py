@@ -70,7 +70,7 @@ async def test_a_part_that_stops_is_told_of_and_begins_anew(play: Play) -> None:
             raise LookupError(VENDOR_KEY)
         await asyncio.Event().wait()
 
-    play.gateway._parts.run("a part", dies_once)
+    play.gateway._background_tasks.run("a part", dies_once)
     await until(lambda: begun == [0, 1])
     said = await play.said()
     assert b"a part of the gateway has stopped" in said

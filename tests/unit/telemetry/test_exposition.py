@@ -12,20 +12,20 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from gateway.telemetry import exposition
-from gateway.telemetry.exposition import Numbers
+from gateway.telemetry.exposition import MetricFamilies
 
 
-def gauge(name: str, value: float, **labels: str) -> Numbers:
+def gauge(name: str, value: float, **labels: str) -> MetricFamilies:
     registry = CollectorRegistry()
     made = Gauge(name, "What it is", list(labels), registry=registry)
     (made.labels(**labels) if labels else made).set(value)
-    return asyncio.run(exposition.taken(registry))
+    return asyncio.run(exposition.collect(registry))
 
 
-def shown(*several: Numbers) -> dict[str, float]:
-    whole = exposition.merged(several)
-    assert whole == asyncio.run(exposition.merged_over(several))
-    return parse_metrics(asyncio.run(exposition.rendered(whole, ""))[0].decode())
+def shown(*several: MetricFamilies) -> dict[str, float]:
+    whole = exposition.merge(several)
+    assert whole == asyncio.run(exposition.merge_in_steps(several))
+    return parse_metrics(asyncio.run(exposition.render(whole, ""))[0].decode())
 
 
 @pytest.mark.parametrize(
@@ -53,12 +53,12 @@ def test_each_gauge_by_its_rule(name: str, expected: float) -> None:
     [("closed", "closed", "closed"), ("closed", "half_open", "half_open"), ("open", "half_open", "open")],
 )
 def test_of_several_breakers_the_most_open_one_counts(one: str, other: str, expected: str) -> None:
-    def breaker(current: str) -> Numbers:
+    def breaker(current: str) -> MetricFamilies:
         registry = CollectorRegistry()
         made = Gauge("gateway_upstream_breaker_state", "Breaker", ["state"], registry=registry)
         for state in ("closed", "open", "half_open"):
             made.labels(state).set(state == current)
-        return asyncio.run(exposition.taken(registry))
+        return asyncio.run(exposition.collect(registry))
 
     states = shown(breaker(one), breaker(other))
     assert states == shown(breaker(other), breaker(one))
@@ -68,7 +68,7 @@ def test_of_several_breakers_the_most_open_one_counts(one: str, other: str, expe
     assert sum(states.values()) == 1
 
 
-def counting(times: int, *results: str) -> Numbers:
+def counting(times: int, *results: str) -> MetricFamilies:
     registry = CollectorRegistry()
     counter = Counter("made", "Made", ["result"], registry=registry)
     histogram = Histogram("took_seconds", "Took", ["result"], buckets=(0.1, 1), registry=registry)
@@ -76,11 +76,11 @@ def counting(times: int, *results: str) -> Numbers:
         counter.labels(result).inc(times)
         for _ in range(times):
             histogram.labels(result).observe(0.5)
-    return asyncio.run(exposition.taken(registry))
+    return asyncio.run(exposition.collect(registry))
 
 
 def test_counters_and_histograms_add_up_and_outlast_their_process() -> None:
-    ended = exposition.lasting(exposition.merged([counting(1, "fine"), gauge("gateway_cache_bytes", 9)]))
+    ended = exposition.totals(exposition.merge([counting(1, "fine"), gauge("gateway_cache_bytes", 9)]))
     told = [exposition.decode(exposition.encode(numbers)) for numbers in (counting(2, "fine", "bad"), ended)]
     values = {series: value for series, value in shown(*told).items() if "_created" not in series}
     assert values == {
@@ -94,21 +94,21 @@ def test_counters_and_histograms_add_up_and_outlast_their_process() -> None:
 
 
 def test_a_counter_never_decreases_when_processes_are_added_in_another_order_or_end() -> None:
-    def seconds(value: float) -> Numbers:
+    def seconds(value: float) -> MetricFamilies:
         registry = CollectorRegistry()
         Counter("cpu_seconds", "Used", registry=registry).inc(value)
-        return asyncio.run(exposition.taken(registry))
+        return asyncio.run(exposition.collect(registry))
 
-    def total(*several: Numbers) -> float:
+    def total(*several: MetricFamilies) -> float:
         return shown(*several)["cpu_seconds_total"]
 
     processes = [seconds(value) for value in (0.1, 0.2, 0.3, 0.7)]
     before = total(*processes)
     assert {total(*order) for order in itertools.permutations(processes)} == {before}
 
-    ended = Numbers()
+    ended = MetricFamilies()
     for _ in range(1000):
-        ended = exposition.merged([ended, exposition.lasting(processes[0])])
+        ended = exposition.merge([ended, exposition.totals(processes[0])])
         after = total(ended, *processes[1:])
         assert before <= after
         before = total(ended, *processes)
@@ -117,8 +117,8 @@ def test_a_counter_never_decreases_when_processes_are_added_in_another_order_or_
 
 
 def test_openmetrics_is_written_as_it_should_be() -> None:
-    numbers = exposition.merged([counting(2, "fine"), counting(1, "fine", "bad"), gauge("gateway_redis_up", 1)])
-    body, content_type = asyncio.run(exposition.rendered(numbers, "application/openmetrics-text; version=1.0.0"))
+    numbers = exposition.merge([counting(2, "fine"), counting(1, "fine", "bad"), gauge("gateway_redis_up", 1)])
+    body, content_type = asyncio.run(exposition.render(numbers, "application/openmetrics-text; version=1.0.0"))
     assert content_type.startswith("application/openmetrics-text")
     families = {family.name: family for family in text_string_to_metric_families(body.decode())}  # type: ignore[no-untyped-call]
     assert families["made"].type == "counter"
@@ -134,6 +134,6 @@ def test_many_samples_are_written_as_few_are(accept: str) -> None:
     for number in range(333):
         counter.labels(f"# {number}\n").inc(number)
     Gauge("none", "None yet", ["result"], registry=registry)
-    body, _ = asyncio.run(exposition.rendered(asyncio.run(exposition.taken(registry)), accept))
+    body, _ = asyncio.run(exposition.render(asyncio.run(exposition.collect(registry)), accept))
     whole, _ = choose_encoder(accept)
     assert body == whole(registry)

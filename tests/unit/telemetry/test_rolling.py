@@ -55,7 +55,7 @@ def test_two_that_counted_the_same_time_are_one_that_counted_it_all(
     now = slot + late
     whole.at(now)
     one, other = ((part.rows(), part.past) for part in parts)
-    assert rolling.merged(one, other, now - 3) == (whole.rows(), whole.past)
+    assert rolling.merge(one, other, now - 3) == (whole.rows(), whole.past)
 
 
 def test_quantiles_lie_in_the_bucket_of_what_was_counted() -> None:
@@ -119,6 +119,6 @@ def test_summaries_of_two_promise_as_much_together() -> None:
         for key in each:
             found.add(key)
         several.append(found.summary())
-    checked(space_saving.merged(several[0], several[1], 20), Counter(keys[0]) + Counter(keys[1]), 20)
+    checked(space_saving.merge(several[0], several[1], 20), Counter(keys[0]) + Counter(keys[1]), 20)
     empty = SpaceSaving(20).summary()
-    assert space_saving.merged(several[0], empty, 20) == several[0]
+    assert space_saving.merge(several[0], empty, 20) == several[0]

@@ -10,11 +10,11 @@ import pytest
 from gateway.core import events
 from gateway.http.status_view import view_of
 from gateway.telemetry.status import snapshot
-from gateway.telemetry.status.collector import Status
+from gateway.telemetry.status.collector import StatusCollector
 from gateway.telemetry.status.document import Report
 from gateway.telemetry.status.latency import BUCKETS
 from gateway.telemetry.status.report import report
-from gateway.telemetry.status.snapshot import Configuration, Life, Reload, Snapshot, State
+from gateway.telemetry.status.snapshot import Configuration, LifecycleState, Reload, Snapshot, State
 
 STARTED = 1_800_000_000.0
 LIVE = Configuration("gateway.toml", STARTED, "d1")
@@ -46,13 +46,13 @@ def served(status: int = 200, cache: str = "", **changed: Any) -> events.Request
 
 class Process(NamedTuple):
     clock: HandClock
-    status: Status
+    status: StatusCollector
 
     def tell(self, *told: NamedTuple) -> None:
         for fact in told:
             self.status.handlers[type(fact)](fact)
 
-    def snapshot(self, configuration: Configuration = LIVE, life: Life = "ready") -> Snapshot:
+    def snapshot(self, configuration: Configuration = LIVE, life: LifecycleState = "ready") -> Snapshot:
         return self.status.snapshot(configuration, life)
 
     def report(self) -> Report:
@@ -62,7 +62,7 @@ class Process(NamedTuple):
 @pytest.fixture
 def process() -> Process:
     clock = HandClock()
-    return Process(clock, Status(clock, State(most_in_flight=64, most_queued=256, most_size=10**6)))
+    return Process(clock, StatusCollector(clock, State(most_in_flight=64, most_queued=256, most_size=10**6)))
 
 
 def test_requests_are_told_by_how_they_were_answered(process: Process) -> None:
@@ -85,7 +85,9 @@ def test_requests_are_told_by_how_they_were_answered(process: Process) -> None:
 
 
 def test_many_at_once_come_to_the_same(process: Process) -> None:
-    other = Process(HandClock(), Status(HandClock(), State(most_in_flight=64, most_queued=256, most_size=10**6)))
+    other = Process(
+        HandClock(), StatusCollector(HandClock(), State(most_in_flight=64, most_queued=256, most_size=10**6))
+    )
     process.tell(*(served(cache="hit", duration=seconds) for seconds in (0.0001, 0.0002, 0.0002, 40.0)))
     buckets = [1, 2, *[0] * (BUCKETS - 3), 1]
     other.tell(events.RequestsReplayed("GET", "alpha", 200, "hit", 4, 400, 40.0005, tuple(buckets)))
@@ -124,10 +126,10 @@ def test_the_vendor_redis_and_memory_as_they_stand(process: Process) -> None:
         events.UpstreamCalled("reset", 0.1, "team", lost=True),
         events.UpstreamRetried("timeout"), events.UpstreamQueue(3, 2),
         *map(events.UpstreamConnection, get_args(events.ConnectionKind)[:2]), events.UpstreamConnection("new"),
-        events.UpstreamConnection("dirty"), events.UpstreamFellShort("UpstreamTimeout", "no answer in time"),
+        events.UpstreamConnection("dirty"), events.FetchFailed("UpstreamTimeout", "no answer in time"),
         events.KeyLoaded(STARTED - 60),
-        events.BreakerTurned("open"), events.VendorPaused(STARTED + 30),
-        events.RedisWent(up=False, reason="ConnectionError"), events.RedisCommand("mget", "ok", 0.001),
+        events.BreakerChanged("open"), events.VendorPaused(STARTED + 30),
+        events.RedisAvailabilityChanged(up=False, reason="ConnectionError"), events.RedisCommand("mget", "ok", 0.001),
         events.RedisCommand("mget", "timeout", 0.05), events.TierLookup("redis", "hit"),
         events.TierLookup("redis", "error"), events.TierLookup("memory", "hit"),
         events.MemoryTierSize(7, 5000), events.Evicted(3), events.AuthFailed("missing"), events.LogDropped(4),
@@ -152,7 +154,7 @@ def test_the_vendor_redis_and_memory_as_they_stand(process: Process) -> None:
     assert (told.process.credentials_refused_recent, told.process.log_lines_dropped) == (1, 4)
     codes = {finding.code for finding in told.verdict.findings}
     assert codes == {"breaker_open", "vendor_paused", "queueing", "log_dropped"}  # there is no Redis to be missed
-    process.tell(events.VendorResumed(), events.BreakerTurned("closed"))
+    process.tell(events.VendorResumed(), events.BreakerChanged("closed"))
     process.clock.passed += 30
     assert (process.report().vendor.paused_for, process.report().vendor.breaker) == (None, "closed")
 
@@ -201,15 +203,15 @@ def test_errors_and_aois_are_bounded_and_the_latest_come_first(process: Process)
 
 
 def test_workers_are_one_whoever_is_asked(process: Process) -> None:
-    other = Process(HandClock(), Status(HandClock(), State(redis=True, most_in_flight=64, most_size=10**6)))
+    other = Process(HandClock(), StatusCollector(HandClock(), State(redis=True, most_in_flight=64, most_size=10**6)))
     process.tell(*[served(cache="hit")] * 3, events.MemoryTierSize(2, 100), events.KeyLoaded(STARTED - 5))
     process.tell(events.UpstreamQueue(1, 0), served(500, request_id="mine"))
     other.tell(served(cache="miss", team="beta"), events.MemoryTierSize(3, 50), events.KeyLoaded(STARTED - 9))
-    other.tell(events.BreakerTurned("half_open"), events.RedisWent(up=False, reason="gone"))
+    other.tell(events.BreakerChanged("half_open"), events.RedisAvailabilityChanged(up=False, reason="gone"))
     refused = Reload(STARTED + 1, successful=False, why="nonsense")
     two = other.snapshot(Configuration("gateway.toml", STARTED, "d2", refused), "leaving")
-    there = report(snapshot.merged(process.snapshot(), snapshot.decode(snapshot.encode(two))), "host", "1")
-    here = report(snapshot.merged(two, process.snapshot()), "host", "1")
+    there = report(snapshot.merge(process.snapshot(), snapshot.decode(snapshot.encode(two))), "host", "1")
+    here = report(snapshot.merge(two, process.snapshot()), "host", "1")
     assert msgspec.structs.replace(here, configuration=there.configuration, verdict=there.verdict) == there
     assert (there.requests.count, there.instance.workers, there.instance.life) == (5, 2, "ready")
     assert (there.memory.entries, there.memory.bytes, there.memory.max_bytes) == (5, 150, 2 * 10**6)
@@ -221,7 +223,7 @@ def test_workers_are_one_whoever_is_asked(process: Process) -> None:
     codes = [finding.code for finding in there.verdict.findings]
     assert codes == ["requests_failed", "breaker_open", "redis_down", "reload_refused", "workers_disagree"]
 
-    gone = report(snapshot.merged(snapshot.lasting(two), process.snapshot()), "host", "1")
+    gone = report(snapshot.merge(snapshot.totals(two), process.snapshot()), "host", "1")
     assert (gone.requests.count, gone.instance.workers, gone.memory.entries, gone.redis.up) == (5, 1, 2, None)
     assert gone.configuration.workers_agree
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.upstream.breaker import Breaker, Pass
+from gateway.upstream.breaker import Breaker, BreakerPermit
 
 COOLDOWN = 5.0
 
@@ -21,7 +21,7 @@ def state(breaker: Breaker) -> str:
     return breaker.state
 
 
-def passed(breaker: Breaker, now: float) -> Pass:
+def passed(breaker: Breaker, now: float) -> BreakerPermit:
     given_ = breaker.enter(now)
     assert given_ is not None
     return given_

@@ -18,7 +18,7 @@ from gateway.core.errors import (
     UpstreamRefusedKey,
 )
 from gateway.core.listing import render_envelope
-from gateway.upstream.classification import parse_retry_after, read_answer, wished_pause
+from gateway.upstream.classification import classify, parse_retry_after, requested_pause
 from gateway.upstream.keys import KeyRing
 
 NOW = 1_792_000_000.0  # Wed, 14 Oct 2026 17:46:40 GMT
@@ -29,8 +29,8 @@ KEYS = KeyRing(KEY.decode())
 
 
 def read(status: int, body: bytes, headers: dict[str, str] | None = None) -> tuple[bytes, bool]:
-    found, listing = read_answer(
-        status, CIMultiDict(headers or {}), body, aoi_id="a1", now=NOW, holds_key=KEYS.stands_in, redact=KEYS.redact
+    found, listing = classify(
+        status, CIMultiDict(headers or {}), body, aoi_id="a1", now=NOW, holds_key=KEYS.is_in, redact=KEYS.redact_json
     )
     return found, listing is not None
 
@@ -105,15 +105,15 @@ def test_an_envelope_that_quotes_the_key_loses_nothing_but_the_key(status: int, 
     assert "[redacted]" in error["message"]
     assert error["message"].endswith(", sorry")
     assert [value[1] for value in error["details"].values()] == [7]
-    assert not KEYS.stands_in(found)
+    assert not KEYS.is_in(found)
     assert b"s3c" not in found
 
 
 def test_a_code_is_kept_where_the_key_cannot_be_replaced_alone() -> None:
     with pytest.raises(UpstreamRefusal) as caught:
-        read_answer(
+        classify(
             422, CIMultiDict(), b'{"error":{"code":"c","message":"s3cret","details":["s3cret"]}}',
-            aoi_id="a1", now=NOW, holds_key=KEYS.stands_in, redact=lambda data: data,
+            aoi_id="a1", now=NOW, holds_key=KEYS.is_in, redact=lambda data: data,
         )  # fmt: skip
     assert caught.value.envelope == Envelope("c", "[redacted]", None)
 
@@ -172,7 +172,7 @@ def test_the_longest_time_of_several_retry_after_lines_counts(
     status: int, lines: tuple[str, ...], seconds: float | None
 ) -> None:
     headers = CIMultiDict(("Retry-After", line) for line in lines)
-    assert wished_pause(status, headers, NOW) == seconds
+    assert requested_pause(status, headers, NOW) == seconds
 
 
 def test_an_asctime_date_is_in_utc_wherever_the_gateway_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,19 +9,19 @@ from entries import Facts
 
 from gateway.core.errors import UpstreamOverloaded
 from gateway.core.events import UpstreamQueue
-from gateway.upstream.concurrency import Places
+from gateway.upstream.concurrency import ConcurrencyLimiter
 
 
 class Guest:
     """Somebody who takes a place until told to leave."""
 
-    def __init__(self, places: Places, team: str | None = None, *, patience: float = 30.0) -> None:
+    def __init__(self, places: ConcurrencyLimiter, team: str | None = None, *, patience: float = 30.0) -> None:
         self.inside = asyncio.Event()
         self.leave = asyncio.Event()
         self.task = asyncio.create_task(self._visit(places, patience, team))
 
-    async def _visit(self, places: Places, patience: float, team: str | None) -> None:
-        async with places.take(patience, team):
+    async def _visit(self, places: ConcurrencyLimiter, patience: float, team: str | None) -> None:
+        async with places.acquire(patience, team):
             self.inside.set()
             await self.leave.wait()
 
@@ -33,7 +33,7 @@ async def turns() -> None:
 
 async def test_so_many_at_once_and_then_in_order() -> None:
     facts = Facts()
-    places = Places(2, 10, facts)
+    places = ConcurrencyLimiter(2, 10, facts)
     guests = [Guest(places) for _ in range(4)]
     await turns()
     assert [guest.inside.is_set() for guest in guests] == [True, True, False, False]
@@ -49,7 +49,7 @@ async def test_so_many_at_once_and_then_in_order() -> None:
 
 
 async def test_a_full_queue_and_a_long_wait_are_refused() -> None:
-    places = Places(1, 1, Facts())
+    places = ConcurrencyLimiter(1, 1, Facts())
     first, second = Guest(places), Guest(places, patience=0.01)
     third = Guest(places)
     with pytest.raises(UpstreamOverloaded):
@@ -62,7 +62,7 @@ async def test_a_full_queue_and_a_long_wait_are_refused() -> None:
 
 
 async def test_who_leaves_the_queue_takes_no_place_along() -> None:
-    places = Places(1, 10, Facts())
+    places = ConcurrencyLimiter(1, 10, Facts())
     first, second, third = Guest(places), Guest(places), Guest(places)
     await turns()
     first.leave.set()
@@ -76,12 +76,12 @@ async def test_who_leaves_the_queue_takes_no_place_along() -> None:
 
 
 async def test_the_limit_may_change() -> None:
-    places = Places(3, 10, Facts())
-    places.allow(1)
+    places = ConcurrencyLimiter(3, 10, Facts())
+    places.set_limit(1)
     guests = [Guest(places) for _ in range(3)]
     await turns()
     assert [guest.inside.is_set() for guest in guests] == [True, False, False]
-    places.allow(3)
+    places.set_limit(3)
     await turns()
     assert all(guest.inside.is_set() for guest in guests)
     for guest in guests:
@@ -90,7 +90,7 @@ async def test_the_limit_may_change() -> None:
 
 
 async def test_a_team_that_has_half_of_the_places_lets_others_go_first() -> None:
-    places = Places(4, 100, Facts())
+    places = ConcurrencyLimiter(4, 100, Facts())
     flood = [Guest(places, "flood") for _ in range(20)]
     await turns()
     assert sum(guest.inside.is_set() for guest in flood) == 4  # as long as nobody else is there
@@ -112,7 +112,7 @@ async def test_a_team_that_has_half_of_the_places_lets_others_go_first() -> None
 
 
 async def test_a_flood_does_not_keep_others_out_of_the_queue() -> None:
-    places = Places(1, 10, Facts())
+    places = ConcurrencyLimiter(1, 10, Facts())
     flood = [Guest(places, "flood") for _ in range(11)]
     await turns()
     other = Guest(places, "other")

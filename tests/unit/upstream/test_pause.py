@@ -14,10 +14,10 @@ def test_a_pause_goes_through_its_phases() -> None:
     assert (pause.phase(10), pause.allowed) == ("ramp", 2)
     for allowed in range(3, 9):
         assert pause.phase(10) == "ramp"
-        pause.went_well()
+        pause.succeeded()
         assert pause.allowed == allowed
     assert pause.phase(10) == "none"
-    pause.went_well()
+    pause.succeeded()
     assert pause.allowed == 8
 
 
@@ -43,7 +43,7 @@ def test_a_pause_during_the_ramp_begins_anew() -> None:
     pause = Pause(8)
     pause.begin(10, 10)
     pause.resume()
-    pause.went_well()
+    pause.succeeded()
     pause.begin(20, 20)
     assert pause.phase(15) == "paused"
     pause.resume()
