@@ -27,7 +27,7 @@ class Backends:
 
     store: Store
     validity_tokens: ValidityTokens
-    turns: Turns
+    leases: Turns
     guard: UpstreamGuard
     budgets: Budgets
     flush: Callable[[], None]

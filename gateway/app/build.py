@@ -16,11 +16,11 @@ from gateway.app.background_tasks import BackgroundTasks
 from gateway.app.reload import Reloads
 from gateway.app.workers.aggregation import WorkerAggregation
 from gateway.app.workers.client import WorkerClient
-from gateway.cache.chunks import Stretches
-from gateway.cache.fetcher import Errands
-from gateway.cache.handler import Cache
-from gateway.cache.lookup import Windows
-from gateway.cache.page_limits import Limits
+from gateway.cache.chunks import ChunkedFetch
+from gateway.cache.fetcher import Fetcher
+from gateway.cache.handler import CacheHandler
+from gateway.cache.lookup import Lookup
+from gateway.cache.page_limits import PageLimits
 from gateway.config.loading import NO_FILE, Settings, read_secret
 from gateway.core.clock import Clock, SystemClock
 from gateway.core.events import KeyLoaded, LogDropped, LoopLag, RequestServed
@@ -86,10 +86,10 @@ class Gateway:
         self._worker_client = worker_client
         self._clock = clock = clock or SystemClock()
         self._metrics = Metrics(CollectorRegistry(), settings.teams)
-        self._status = StatusCollector(clock, self._fixed_state())
+        self._status_collector = StatusCollector(clock, self._fixed_state())
         self._dispatcher = EventDispatcher()
         self._emit = self._dispatcher.emit
-        for handlers in (self._metrics.handlers, self._status.handlers, EventLog(clock).handlers):
+        for handlers in (self._metrics.handlers, self._status_collector.handlers, EventLog(clock).handlers):
             self._dispatcher.subscribe(handlers)
         self._access_log = AccessLog(writer, log_form, clock) if settings.log.access else None
         if self._access_log is not None:
@@ -109,13 +109,13 @@ class Gateway:
             chance=chance,
             emit=self._emit,
         )
-        self._limits = Limits(forgotten=backends.validity_tokens.invalidate_all)
-        self._errands = self._build_errands(chance)
+        self._page_limits = PageLimits(forgotten=backends.validity_tokens.invalidate_all)
+        self._fetcher = self._build_fetcher(chance)
         self._cache = self._build_cache()
         self._authenticators: list[Authenticator] = []
         self._response_cache = self._build_response_cache()
         self._aggregation = WorkerAggregation(
-            self._metrics, self._status, worker_client, tell=self._flush,
+            self._metrics, self._status_collector, worker_client, tell=self._flush,
             configuration=lambda: self.reloads.configuration, life=lambda: self._lifecycle.state,
         )  # fmt: skip
         if worker_client is not None:
@@ -128,7 +128,7 @@ class Gateway:
         self.reloads = Reloads(
             settings, source, authenticators=self._authenticators, budgets=self._budgets,
             response_cache=self._response_cache,
-            errands=self._errands, keys=keys, tls=self._tls, adopt_url=backends.adopt_url, clock=clock,
+            fetcher=self._fetcher, keys=keys, tls=self._tls, adopt_url=backends.adopt_url, clock=clock,
             emit=self._emit,
         )  # fmt: skip
         self._listeners: list[Listener] = []
@@ -221,14 +221,14 @@ class Gateway:
             scope=self._scope, read=read_secret, clock=clock, emit=emit,
         )  # fmt: skip
 
-    def _build_errands(self, chance: Callable[[], float]) -> Errands:
-        return Errands(
+    def _build_fetcher(self, chance: Callable[[], float]) -> Fetcher:
+        return Fetcher(
             store=self._store,
-            turns=self._backends.turns,
+            leases=self._backends.leases,
             fetch=self._upstream.fetch,
             check=self._upstream.check,
             budget=self._budgets,
-            limits=self._limits,
+            limits=self._page_limits,
             lifetimes=self._settings.cache.lifetimes,
             deadline=self._settings.upstream.deadline,
             clock=self._clock,
@@ -236,16 +236,16 @@ class Gateway:
             emit=self._emit,
         )
 
-    def _build_cache(self) -> Cache:
+    def _build_cache(self) -> CacheHandler:
         upstream, cache = self._settings.upstream, self._settings.cache
         clock, emit = self._clock, self._emit
-        windows = Windows(self._store, self._limits, scope=self._scope, clock=clock, emit=emit)
-        return Cache(
+        windows = Lookup(self._store, self._page_limits, scope=self._scope, clock=clock, emit=emit)
+        return CacheHandler(
             store=self._store,
-            windows=windows,
-            errands=self._errands,
-            stretches=Stretches(cache.chunk, windows, self._errands, self._limits, clock=clock),
-            turns=self._backends.turns,
+            lookup=windows,
+            fetcher=self._fetcher,
+            chunked_fetch=ChunkedFetch(cache.chunk, windows, self._fetcher, self._page_limits, clock=clock),
+            leases=self._backends.leases,
             deadline=upstream.deadline,
             patience=upstream.patience,
             prefetch=cache.prefetch,

@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from gateway.cache.fetcher import Errands
+from gateway.cache.fetcher import Fetcher
 from gateway.config.loading import ConfigurationError, Loaded, Settings, digest, read_secret
 from gateway.core.clock import Clock
 from gateway.core.events import Emit, KeyLoaded, Reloaded
@@ -46,7 +46,7 @@ class Reloads:
         authenticators: Sequence[Authenticator],
         response_cache: ResponseCache,
         budgets: Budgets,
-        errands: Errands,
+        fetcher: Fetcher,
         keys: KeyRing,
         tls: ListenerTls | None,
         adopt_url: Callable[[str], bool] | None,
@@ -57,7 +57,7 @@ class Reloads:
         self._authenticators = authenticators
         self._response_cache = response_cache
         self._budgets = budgets
-        self._errands = errands
+        self._errands = fetcher
         self._keys = keys
         self._tls = tls
         self._adopt_url = adopt_url

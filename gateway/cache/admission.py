@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gateway.cache.page_template import take_mould
+from gateway.cache.page_template import derive_template
 from gateway.cache.policy import not_found_lifetime, page_lifetime
 from gateway.cache.signed_urls import last_use, link_expiries
 from gateway.config.options import Lifetimes
@@ -32,7 +32,7 @@ def admit(query: AssetsQuery, page: str, fetched: FetchedPage, lifetimes: Lifeti
         elif end < expires + max(lifetime.grace, lifetime.keep):
             caps = (*caps, "signed-url-keep")
     whole = listing is not None and listing.is_whole
-    mould = take_mould(fetched.body) if whole and listing is not None and listing.offset == query.offset else None
+    mould = derive_template(fetched.body) if whole and listing is not None and listing.offset == query.offset else None
     entry = Entry(
         key=page,
         status=fetched.status,

@@ -14,17 +14,17 @@ _MOST = 10_000
 
 
 # A team at a page of a listing: its name, AOI id, filters, limit, offset.
-Place = tuple[str, str, tuple[tuple[str, str], ...], int, int]
+Position = tuple[str, str, tuple[tuple[str, str], ...], int, int]
 
 
-class Crawls:
+class CrawlDetector:
     """The pages that would be next for somebody, and how many came before in a row; the latest `most` of them."""
 
     def __init__(self, most: int = _MOST) -> None:
-        self._next: OrderedDict[Place, int] = OrderedDict()
+        self._next: OrderedDict[Position, int] = OrderedDict()
         self._most = most
 
-    def follow(self, here: Place, following: Place) -> int:
+    def follow(self, here: Position, following: Position) -> int:
         """Note that a team is at a page, and which one would be next. How many it was in a row."""
         row = self._next.pop(here, 0) + 1
         # Two clients may be at the same place, and the one that came further counts.

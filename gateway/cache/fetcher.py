@@ -1,6 +1,6 @@
 """Bringing a page: one flight for it in the process, one turn over all replicas, one fetch, and what is kept of it.
 
-Who waits, for how long, and what a client is given when an errand fails is the cache's business.
+Who waits, for how long, and what a client is given when an request fails is the cache's business.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
 from gateway.cache.admission import admit
-from gateway.cache.page_limits import Limits
+from gateway.cache.page_limits import PageLimits
 from gateway.cache.policy import Serve, decide
-from gateway.cache.single_flight import Flights
+from gateway.cache.single_flight import SingleFlight
 from gateway.config.options import Lifetimes
 from gateway.core.clock import Clock
 from gateway.core.errors import (
@@ -40,11 +40,11 @@ FetchPage = Callable[[AssetsQuery, str, float, str], Awaitable[FetchedPage]]
 
 # Why a page was not stored: the vendor forbids it or gave it no lifetime, a later fetch showed more, a purge came in
 # between, Redis is away.
-Unkept = Literal["no-store", "no-lifetime", "older", "purged", "store-down"]
+NotStoredReason = Literal["no-store", "no-lifetime", "older", "purged", "store-down"]
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
+class FetchRequest:
     """What a flight is sent for. It began under a purge epoch, when the copy at hand was one fetched at `seen`.
 
     It is charged to the miss budget of `team`, whose request caused it: directly, as a refresh in grace, or as a
@@ -54,7 +54,7 @@ class Errand:
     query: AssetsQuery
     address: Address
     epoch: str
-    seen: float
+    known_since: float
     request_id: str
     team: str
     forced: bool = False
@@ -66,7 +66,7 @@ class Errand:
 
 
 @dataclass(frozen=True, slots=True)
-class Landed:
+class FetchResult:
     """What a flight brought: an entry, and whether the vendor was asked for it here, by another replica, or not at all.
 
     `stored` tells that others will be served with it too, `storable` that the vendor has nothing against that, and
@@ -75,18 +75,18 @@ class Landed:
     """
 
     entry: Entry
-    asked: Literal["here", "elsewhere", "nobody"]
+    fetched_by: Literal["here", "elsewhere", "nobody"]
     stored: bool = True
     storable: bool = True
     window: bool = False
-    unkept: Unkept | None = None
+    not_stored_because: NotStoredReason | None = None
     tier: Tier = "memory"
 
 
-class Brought(NamedTuple):
-    """What an errand brought, and whether somebody else had been sent for it before."""
+class SharedResult(NamedTuple):
+    """What an request brought, and whether somebody else had been sent for it before."""
 
-    landed: Landed
+    result: FetchResult
     collapsed: bool
 
 
@@ -97,7 +97,7 @@ class MissBudget(Protocol):
         """Charge one request to a team. Raises LimitReached."""
         ...
 
-    def give_back_miss(self, team: str) -> None:
+    def refund_miss(self, team: str) -> None:
         """Return the token of a request that was not sent."""
         ...
 
@@ -106,7 +106,7 @@ class MissBudget(Protocol):
         ...
 
 
-class Errands:
+class Fetcher:
     """Flights under way; each may take `deadline` seconds.
 
     `check` raises the UpstreamError that is certain to come of asking the vendor now, if there is one.
@@ -116,11 +116,11 @@ class Errands:
         self,
         *,
         store: Store,
-        turns: Turns,
+        leases: Turns,
         fetch: FetchPage,
         check: Callable[[AssetsQuery], None],
         budget: MissBudget,
-        limits: Limits,
+        limits: PageLimits,
         lifetimes: Lifetimes,
         deadline: float,
         clock: Clock,
@@ -128,8 +128,8 @@ class Errands:
         emit: Emit,
     ) -> None:
         self._store = store
-        self._turns = turns
-        self._fetch = fetch
+        self._leases = leases
+        self._fetch_page = fetch
         self._check = check
         self._budget = budget
         self._limits = limits
@@ -138,72 +138,72 @@ class Errands:
         self._clock = clock
         self._chance = chance
         self._emit = emit
-        self._flights: Flights[Landed] = Flights()
+        self._flights: SingleFlight[FetchResult] = SingleFlight()
 
-    def under_way(self, errand: Errand) -> bool:
+    def under_way(self, request: FetchRequest) -> bool:
         """Whether somebody has been sent for this page."""
-        return errand.name in self._flights
+        return request.name in self._flights
 
-    def begin(self, errand: Errand) -> tuple[asyncio.Task[Landed], bool]:
+    def begin(self, request: FetchRequest) -> tuple[asyncio.Task[FetchResult], bool]:
         """The flight of this page, begun if there is none; the flag tells whether this call began it.
 
         Await it through `asyncio.shield`: it goes on, and is stored, whoever leaves.
         """
-        return self._flights.join(errand.name, partial(self._fly, errand))
+        return self._flights.join(request.name, partial(self._run, request))
 
-    async def bring(self, errand: Errand) -> Brought:
+    async def fetch(self, request: FetchRequest) -> SharedResult:
         """Wait for the page, however it comes. Raises UpstreamError, or UpstreamRefusal, as the flight did.
 
         Raises LimitReached when it is this team that would have to pay.
         """
         while True:
-            flight, leads = self.begin(errand)
+            flight, leads = self.begin(request)
             try:
-                return Brought(await asyncio.shield(flight), collapsed=not leads)
+                return SharedResult(await asyncio.shield(flight), collapsed=not leads)
             except LimitReached as error:
-                if leads or error.team == errand.team:
+                if leads or error.team == request.team:
                     raise
                 # Who began the flight cannot pay for it, and who joined it may.
 
-    def refresh(self, errand: Errand) -> None:
+    def refresh(self, request: FetchRequest) -> None:
         """Begin the flight of this page in the background, unless the miss budget of the team is exhausted."""
-        if not self._budget.may_miss(errand.team):
+        if not self._budget.may_miss(request.team):
             return
-        flight, leads = self.begin(errand)
+        flight, leads = self.begin(request)
         if not leads:
-            flight.add_done_callback(partial(self._refresh_instead, errand))
+            flight.add_done_callback(partial(self._refresh_instead, request))
 
-    def _refresh_instead(self, errand: Errand, flight: asyncio.Task[Landed]) -> None:
+    def _refresh_instead(self, request: FetchRequest, flight: asyncio.Task[FetchResult]) -> None:
         """Refresh the page after the fetch of another team was refused by that team's miss budget."""
         error = None if flight.cancelled() else flight.exception()
-        if isinstance(error, LimitReached) and error.team != errand.team:
-            self.refresh(errand)
+        if isinstance(error, LimitReached) and error.team != request.team:
+            self.refresh(request)
 
     async def close(self) -> None:
         """End the flights under way."""
         await self._flights.close()
 
-    async def _fly(self, errand: Errand) -> Landed:
+    async def _run(self, request: FetchRequest) -> FetchResult:
         """Bring one page: fetched by this replica if it is its turn, else by the one whose turn it was."""
         deadline = self._clock.monotonic() + self._deadline
         waited = False
         while True:
-            self._check(errand.query)  # before it is our turn, which is better somebody else's then
-            async with self._turns.take(errand.name) as turn:
+            self._check(request.query)  # before it is our turn, which is better somebody else's then
+            async with self._leases.take(request.name) as turn:
                 if turn.failure is not None:
                     raise turn.failure
-                found = await self._found(errand, waited=waited or not turn.mine)
+                found = await self._found(request, waited=waited or not turn.mine)
                 if found is not None:
                     return found
                 if turn.mine:
-                    self._check(errand.query)  # again: a fetch that will not be made is not charged
-                    await self._budget.miss(errand.team)
+                    self._check(request.query)  # again: a fetch that will not be made is not charged
+                    await self._budget.miss(request.team)
                     try:
-                        return await self._fetched(errand, deadline)
+                        return await self._fetched(request, deadline)
                     except (UpstreamError, UpstreamRefusal) as error:
                         # What keeps this replica from asking need not keep the others, and no request was sent.
                         if isinstance(error, UpstreamCircuitOpen | UpstreamOverloaded):
-                            self._budget.give_back_miss(errand.team)
+                            self._budget.refund_miss(request.team)
                         else:
                             turn.failure = error
                         raise
@@ -211,49 +211,49 @@ class Errands:
                 raise UpstreamTimeout("another replica is still fetching it")
             waited = True
 
-    async def _found(self, errand: Errand, *, waited: bool) -> Landed | None:
+    async def _found(self, request: FetchRequest, *, waited: bool) -> FetchResult | None:
         """Look once more: the page may have been stored a moment ago (see `Flights`), or by who had the turn.
 
         What another replica has just fetched is good enough for those who waited for it, however short it lives.
         """
-        shelf = await found_in(self._store, errand.address)
+        shelf = await found_in(self._store, request.address)
         entry = shelf.entry
         if entry is None or not shelf.current:
             return None
-        newer = entry.started > errand.seen
+        newer = entry.started > request.known_since
         fresh = isinstance(decide(entry, self._clock.now()), Serve)
-        if (fresh and not errand.forced) or (newer and waited):
+        if (fresh and not request.forced) or (newer and waited):
             asked: Literal["elsewhere", "nobody"] = "elsewhere" if waited else "nobody"
             if entry.last_use <= self._clock.now():
-                return Landed(entry, asked, stored=False, unkept="no-lifetime", tier=shelf.tier)
-            return Landed(entry, asked, tier=shelf.tier)
+                return FetchResult(entry, asked, stored=False, not_stored_because="no-lifetime", tier=shelf.tier)
+            return FetchResult(entry, asked, tier=shelf.tier)
         return None
 
-    async def _fetched(self, errand: Errand, deadline: float) -> Landed:
+    async def _fetched(self, request: FetchRequest, deadline: float) -> FetchResult:
         proof = self._store.proof()
         try:
-            fetched = await self._fetch(errand.query, errand.request_id, deadline, errand.team)
+            fetched = await self._fetch_page(request.query, request.request_id, deadline, request.team)
         except UpstreamError as error:
             self._emit(FetchFailed(type(error).__name__, str(error)))
             raise
-        candidate = admit(errand.query, errand.address.page, fetched, self.lifetimes, self._chance())
+        candidate = admit(request.query, request.address.page, fetched, self.lifetimes, self._chance())
         shown = candidate.sight
         if shown.shows_limit(candidate.total):
             self._limits.learn(shown.limit, shown.printed, shown.end - shown.offset, shown.started)
         if not fetched.caching.storable:
             self._emit(VendorForbidsStoring())
-            self._store.saw(errand.address, candidate, proof)
-            named = unfiled(candidate, errand.epoch)
-            return Landed(named, "here", stored=False, storable=False, unkept="no-store")
+            self._store.saw(request.address, candidate, proof)
+            named = unfiled(candidate, request.epoch)
+            return FetchResult(named, "here", stored=False, storable=False, not_stored_because="no-store")
         try:
-            kept = await self._store.keep(errand.address, candidate, errand.epoch, proof)
+            kept = await self._store.keep(request.address, candidate, request.epoch, proof)
         except StoreDown:
-            return Landed(unfiled(candidate, errand.epoch), "here", stored=False, unkept="store-down")
+            return FetchResult(unfiled(candidate, request.epoch), "here", stored=False, not_stored_because="store-down")
         if kept.ended:
             self._emit(GenerationEnded())
         if kept.outcome != "kept":
-            return Landed(kept.entry, "here", stored=False, unkept=kept.outcome)
+            return FetchResult(kept.entry, "here", stored=False, not_stored_because=kept.outcome)
         if kept.entry.last_use <= fetched.arrived:
             # The store knows now what the page shows of its listing, but nobody will be served with the page itself.
-            return Landed(kept.entry, "here", stored=False, unkept="no-lifetime")
-        return Landed(kept.entry, "here")
+            return FetchResult(kept.entry, "here", stored=False, not_stored_because="no-lifetime")
+        return FetchResult(kept.entry, "here")

@@ -1,7 +1,7 @@
 """The request story: look up, decide, and serve, refresh or fetch.
 
 What there is for a query is found by `windows`, and what may be done with it is decided in `core.policy`. Pages are
-brought by `errands`, or by `stretches` where those are wanted. This file only tells in which order, and what a client
+brought by `fetcher`, or by `chunks` where those are wanted. This file only tells in which order, and what a client
 is given when something fails.
 """
 
@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from gateway.cache.chunks import Stretches
-from gateway.cache.fetcher import Brought, Errand, Errands, Unkept
-from gateway.cache.lookup import Found, Windows
+from gateway.cache.chunks import ChunkedFetch
+from gateway.cache.fetcher import Fetcher, FetchRequest, NotStoredReason, SharedResult
+from gateway.cache.lookup import Lookup, LookupResult
 from gateway.cache.policy import Fetch, Serve, ServeAndRefresh
-from gateway.cache.prefetch import Prefetch
+from gateway.cache.prefetch import Prefetcher
 from gateway.core.clock import Clock
 from gateway.core.errors import NotCached, UpstreamError, UpstreamRefusal, UpstreamTimeout
 from gateway.core.events import CacheAnswered, CacheResult, Emit, Purged, Tier, purge_scope
@@ -33,14 +33,14 @@ Reason = Literal["miss", "stale", "request"]
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class CacheDirectives:
     """What the client asked for besides the page: a refresh, or nothing that is not stored."""
 
     refresh: bool = False
     only_if_cached: bool = False
 
 
-NO_WISH = Wish()
+NO_DIRECTIVES = CacheDirectives()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +56,11 @@ class Forward:
     collapsed: bool = False
     failed: bool = False
     elsewhere: bool = False
-    unkept: Unkept | None = None
+    not_stored_because: NotStoredReason | None = None
     error: type[Exception] | None = None
 
 
-class Answer(NamedTuple):
+class CacheAnswer(NamedTuple):
     """What the client gets: an entry as it stood at `now` (Unix time), and how it came about.
 
     `window` tells that a hit was cut from other pages. `waited` is the time in seconds that this request waited for the
@@ -74,12 +74,12 @@ class Answer(NamedTuple):
     forward: Forward | None = None
     waited: float | None = None
     window: bool = False
-    found: Found | None = None
+    lookup: LookupResult | None = None
     tier: Tier = "memory"
     too_soon: bool = False
 
 
-class Cache:
+class CacheHandler:
     """Answers queries from the store or from the vendor.
 
     `deadline` and `patience` are the seconds that a request waits for the vendor: in all, and where an old page is at
@@ -90,10 +90,10 @@ class Cache:
         self,
         *,
         store: Store,
-        windows: Windows,
-        errands: Errands,
-        stretches: Stretches,
-        turns: Turns,
+        lookup: Lookup,
+        fetcher: Fetcher,
+        chunked_fetch: ChunkedFetch,
+        leases: Turns,
         deadline: float,
         patience: float,
         prefetch: int,
@@ -102,46 +102,48 @@ class Cache:
         emit: Emit,
     ) -> None:
         self._store = store
-        self._windows = windows
-        self._errands = errands
-        self._stretches = stretches
-        self._turns = turns
+        self._lookup = lookup
+        self._fetcher = fetcher
+        self._chunked_fetch = chunked_fetch
+        self._leases = leases
         self._deadline = deadline
         self._patience = patience
         self._clock = clock
         self._emit = emit
-        self.prefetch = Prefetch(windows, self._bring_ahead, pages=prefetch, idle=idle)
+        self.prefetch = Prefetcher(lookup, self._prefetch, pages=prefetch, idle=idle)
 
-    async def answer(self, query: AssetsQuery, request_id: str, wish: Wish = NO_WISH, *, team: str) -> Answer:
+    async def answer(
+        self, query: AssetsQuery, request_id: str, directives: CacheDirectives = NO_DIRECTIVES, *, team: str
+    ) -> CacheAnswer:
         """Answer one query of a team.
 
         Raises UpstreamError when the vendor failed and no old page may be served, UpstreamRefusal when it refused the
         query itself, NotCached when the client wanted a stored answer and there is none, LimitReached when the team may
         not have the vendor asked now.
         """
-        answer = await self._answer(query, request_id, wish, team)
+        answer = await self._answer(query, request_id, directives, team)
         self._emit(CacheAnswered(answer.result))
         served_well = answer.result not in ("stale_if_error", "bypass") and answer.entry.status == 200
-        if served_well and not wish.only_if_cached:
+        if served_well and not directives.only_if_cached:
             self.prefetch.note(query, request_id, team)
         return answer
 
-    def at_hand(self, query: AssetsQuery) -> Entry | None:
+    def peek(self, query: AssetsQuery) -> Entry | None:
         """What a request for this would be answered with now: fresh, and in this process; None if that takes asking."""
-        found = self._windows.at_hand(query)
-        return None if found is None else _old(found)
+        found = self._lookup.peek(query)
+        return None if found is None else _fallback(found)
 
     def names(self, query: AssetsQuery, entry: Entry) -> tuple[str, str]:
         """What is used by an answer with this entry."""
-        return entry.key, self._windows.address(query).listing
+        return entry.key, self._lookup.address(query).listing
 
-    def use(self, names: Iterable[str]) -> None:
+    def touch(self, names: Iterable[str]) -> None:
         """Count a use of these, where nobody has looked them up."""
         self._store.use(names)
 
-    async def look(self, query: AssetsQuery) -> Found:
+    async def lookup(self, query: AssetsQuery) -> LookupResult:
         """What there is for a query now, for who asks why there was no answer."""
-        return await self._windows.find(query)
+        return await self._lookup.find(query)
 
     async def purge(self, aoi_id: str | None, *, soft: bool = False) -> None:
         """End what is cached of an AOI, or (None) of all, for good. Raises StoreDown when Redis did not confirm it.
@@ -154,103 +156,110 @@ class Cache:
     async def close(self) -> None:
         """End the fetches under way."""
         await self.prefetch.close()
-        await self._errands.close()
+        await self._fetcher.close()
 
-    async def _answer(self, query: AssetsQuery, request_id: str, wish: Wish, team: str) -> Answer:
-        found = await self._windows.find(query)
-        forced = wish.refresh and not wish.only_if_cached
+    async def _answer(self, query: AssetsQuery, request_id: str, directives: CacheDirectives, team: str) -> CacheAnswer:
+        found = await self._lookup.find(query)
+        forced = directives.refresh and not directives.only_if_cached
         if forced:
             if await self._may_force(query, found):
-                errand = _errand(query, found, request_id, team, forced=True)
-                return await self._ask_vendor(errand, found, "request", fallback=_old(found) is not None)
-            found = await self._windows.find(query)  # it may have been purged while we asked
-            return (await self._decided(query, found, request_id, wish, team))._replace(too_soon=True)
-        return await self._decided(query, found, request_id, wish, team)
+                request = _fetch_request(query, found, request_id, team, forced=True)
+                return await self._fetch_and_answer(request, found, "request", fallback=_fallback(found) is not None)
+            found = await self._lookup.find(query)  # it may have been purged while we asked
+            return (await self._act_on_decision(query, found, request_id, directives, team))._replace(too_soon=True)
+        return await self._act_on_decision(query, found, request_id, directives, team)
 
-    async def _decided(self, query: AssetsQuery, found: Found, request_id: str, wish: Wish, team: str) -> Answer:
+    async def _act_on_decision(
+        self, query: AssetsQuery, found: LookupResult, request_id: str, directives: CacheDirectives, team: str
+    ) -> CacheAnswer:
         match found.decision:
             case Serve() as fresh:
                 return _hit(fresh, found.now, found, found.tier, window=bool(found.sources))
             case ServeAndRefresh(entry):
-                self._refresh(_errand(query, found, request_id, team), found)
-                return Answer(entry, "stale", found.now, window=bool(found.sources), found=found, tier=found.tier)
-            case Fetch() if wish.only_if_cached:
+                self._refresh(_fetch_request(query, found, request_id, team), found)
+                return CacheAnswer(entry, "stale", found.now, window=bool(found.sources), lookup=found, tier=found.tier)
+            case Fetch() if directives.only_if_cached:
                 raise NotCached
             case Fetch(fallback, expired):
-                errand = _errand(query, found, request_id, team)
+                request = _fetch_request(query, found, request_id, team)
                 reason: Reason = "stale" if expired else "miss"
-                return await self._ask_vendor(errand, found, reason, fallback=fallback is not None)
+                return await self._fetch_and_answer(request, found, reason, fallback=fallback is not None)
 
-    async def _may_force(self, query: AssetsQuery, found: Found) -> bool:
+    async def _may_force(self, query: AssetsQuery, found: LookupResult) -> bool:
         """Whether no page that would be fetched for this query was fetched of late because a client said so."""
-        pages = [self._windows.address(page).page for page in self._stretches.of(query, found)]
+        pages = [self._lookup.address(page).page for page in self._chunked_fetch.chunks_of(query, found)]
         firsts = [
-            await self._turns.first(f"forced:{page}", FORCED_REFRESH_INTERVAL) for page in pages or [found.address.page]
+            await self._leases.first(f"forced:{page}", FORCED_REFRESH_INTERVAL)
+            for page in pages or [found.address.page]
         ]
         return any(firsts)
 
-    def _refresh(self, errand: Errand, found: Found) -> None:
+    def _refresh(self, request: FetchRequest, found: LookupResult) -> None:
         """Refresh what is in grace in the background: the page, or those that its window was cut from."""
         if not found.sources:
-            self._errands.refresh(errand)
+            self._fetcher.refresh(request)
         for source in found.sources:
             if found.now >= source.fresh_until:
-                query = errand.query.window(source.offset, source.limit)
-                address = self._windows.address(query)
-                self._errands.refresh(replace(errand, query=query, address=address, seen=source.started))
+                query = request.query.window(source.offset, source.limit)
+                address = self._lookup.address(query)
+                self._fetcher.refresh(replace(request, query=query, address=address, known_since=source.started))
 
-    async def _ask_vendor(self, errand: Errand, found: Found, reason: Reason, *, fallback: bool) -> Answer:
+    async def _fetch_and_answer(
+        self, request: FetchRequest, found: LookupResult, reason: Reason, *, fallback: bool
+    ) -> CacheAnswer:
         """Join the flight of this page, or begin it; `fallback` tells that an old page may be at hand."""
         began = self._clock.monotonic()
-        follows = self._errands.under_way(errand)
+        follows = self._fetcher.under_way(request)
         try:
             # With an old page at hand nobody waits longer than `patience`; the flight goes on and is stored.
             async with asyncio.timeout(self._patience if fallback else self._deadline):
-                landed, collapsed = await self._bring(errand, found)
+                result, collapsed = await self._fetch(request, found)
         except (UpstreamError, TimeoutError) as error:
             status = error.status if isinstance(error, UpstreamError) else None
             waited = self._clock.monotonic() - began
             # Whatever was at hand when the wait began: it may have been purged meanwhile.
-            left = await self._windows.find(errand.query) if fallback else None
-            if left is not None and (old := _old(left)) is not None:
+            left = await self._lookup.find(request.query) if fallback else None
+            if left is not None and (old := _fallback(left)) is not None:
                 forward = Forward(reason, status=status, failed=True, error=type(error))
                 now = self._clock.now()
-                return Answer(old, "stale_if_error", now, forward, waited, found=left, tier=left.tier)
+                return CacheAnswer(old, "stale_if_error", now, forward, waited, lookup=left, tier=left.tier)
             if isinstance(error, TimeoutError) and fallback:
                 # It ran out, or was purged, while we waited; what is left is to wait like everybody else.
-                return await self._ask_vendor(errand, found, reason, fallback=False)
+                return await self._fetch_and_answer(request, found, reason, fallback=False)
             self._emit(CacheAnswered(_result(Forward(reason, stored=True, collapsed=follows))))
             raise error if isinstance(error, UpstreamError) else UpstreamTimeout("the deadline has passed") from None
         except UpstreamRefusal:
             self._emit(CacheAnswered("bypass"))
             raise
         now, waited = self._clock.now(), self._clock.monotonic() - began
-        if landed.asked == "nobody":
-            return _hit(Serve(landed.entry), now, found, landed.tier, window=landed.window)
-        elsewhere = landed.asked == "elsewhere"
+        if result.fetched_by == "nobody":
+            return _hit(Serve(result.entry), now, found, result.tier, window=result.window)
+        elsewhere = result.fetched_by == "elsewhere"
         forward = Forward(
             reason,
-            landed.entry.status,
-            landed.stored,
+            result.entry.status,
+            result.stored,
             collapsed or elsewhere,
             elsewhere=elsewhere,
-            unkept=landed.unkept,
+            not_stored_because=result.not_stored_because,
         )
-        return Answer(landed.entry, _result(forward), now, forward, waited, found=found)
+        return CacheAnswer(result.entry, _result(forward), now, forward, waited, lookup=found)
 
-    async def _bring(self, errand: Errand, found: Found) -> Brought:
-        """The page as it was asked for, or a window of stretches that the vendor is asked for instead."""
-        return await self._stretches.bring(errand, found) or await self._errands.bring(errand)
+    async def _fetch(self, request: FetchRequest, found: LookupResult) -> SharedResult:
+        """The page as it was asked for, or a window of chunks that the vendor is asked for instead."""
+        return await self._chunked_fetch.fetch(request, found) or await self._fetcher.fetch(request)
 
-    async def _bring_ahead(self, query: AssetsQuery, found: Found, request_id: str, team: str) -> None:
-        await self._bring(_errand(query, found, request_id, team), found)
-
-
-def _errand(query: AssetsQuery, found: Found, request_id: str, team: str, *, forced: bool = False) -> Errand:
-    return Errand(query, found.address, found.epoch, found.seen, request_id, team, forced)
+    async def _prefetch(self, query: AssetsQuery, found: LookupResult, request_id: str, team: str) -> None:
+        await self._fetch(_fetch_request(query, found, request_id, team), found)
 
 
-def _old(found: Found) -> Entry | None:
+def _fetch_request(
+    query: AssetsQuery, found: LookupResult, request_id: str, team: str, *, forced: bool = False
+) -> FetchRequest:
+    return FetchRequest(query, found.address, found.epoch, found.known_since, request_id, team, forced)
+
+
+def _fallback(found: LookupResult) -> Entry | None:
     """What may be served if the vendor fails."""
     match found.decision:
         case Serve(entry) | ServeAndRefresh(entry):
@@ -259,11 +268,11 @@ def _old(found: Found) -> Entry | None:
             return fallback
 
 
-def _hit(fresh: Serve, now: float, found: Found, tier: Tier, *, window: bool) -> Answer:
+def _hit(fresh: Serve, now: float, found: LookupResult, tier: Tier, *, window: bool) -> CacheAnswer:
     """An answer without the vendor."""
     entry = fresh.entry
     result: CacheResult = "negative" if entry.status == 404 else "window" if window else "hit"
-    return Answer(entry, result, now, window=window, found=found, tier=tier)
+    return CacheAnswer(entry, result, now, window=window, lookup=found, tier=tier)
 
 
 def _result(forward: Forward) -> CacheResult:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 _MOST = 1000
 
 
-class Limits:
+class PageLimits:
     """What the vendor does with limits. One vendor, one of these.
 
     `forgotten` is called when what was known counts no more: no window that was cut by it may be shown again.
@@ -42,7 +42,7 @@ class Limits:
         if contradicts and started < self._latest:
             return
         self._latest = max(self._latest, started)
-        if self.printed(asked) == printed and count <= self._delivered:
+        if self.effective(asked) == printed and count <= self._delivered:
             return
         if contradicts or len(self._changed) >= _MOST:
             self._since, self._honoured, self._delivered = started, 0, 0
@@ -55,11 +55,11 @@ class Limits:
             self._changed[asked] = printed
         self._delivered = max(self._delivered, count)
 
-    def printed(self, asked: int) -> int | None:
+    def effective(self, asked: int) -> int | None:
         """The limit that the vendor would print when asked for this one; None where that is not known."""
         return asked if asked <= self._honoured else self._changed.get(asked)
 
-    def delivers(self, count: int) -> bool:
+    def has_sent(self, count: int) -> bool:
         """Whether the vendor has sent a page of so many assets: it may print a limit, and stop short of it."""
         return count <= self._delivered
 

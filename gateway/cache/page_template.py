@@ -1,8 +1,8 @@
-"""How the vendor prints a page: where its assets stand, what is between them, and where the figures are.
+"""How the vendor formats a page: the positions of its assets, the bytes between them, and its pagination.
 
-With that, the vendor's answer for a window of a page can be put together out of the page's own bytes, and nothing is
-printed anew: an asset keeps its spaces, its escapes and the spelling of its numbers. A mould is taken only from a page
-that it reproduces byte for byte; a page with anything else in its frame has none, and serves as it is.
+A window is rendered from the bytes of its page, so an asset keeps its white space, its escapes and the form of its
+numbers. A template is derived only from a page that it reproduces byte for byte. A page whose frame has anything else
+has no template and is only served as it is.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from gateway.core import surrogates
 _BLANK = rb"[ \t\n\r]*"
 _FIGURE = rb'"(total|offset|limit)"' + _BLANK + b":" + _BLANK + rb"(0|[1-9][0-9]*)"
 _NEXT = _BLANK + b"," + _BLANK
-_FIGURES = rb'"pagination"' + _BLANK + b":" + _BLANK + rb"\{" + _BLANK + _NEXT.join([_FIGURE] * 3) + _BLANK + rb"\}"
+_PAGINATION = rb'"pagination"' + _BLANK + b":" + _BLANK + rb"\{" + _BLANK + _NEXT.join([_FIGURE] * 3) + _BLANK + rb"\}"
 _OPEN = _BLANK + rb"\{" + _BLANK
 _CLOSE = _BLANK + rb"\}" + _BLANK
 _ASSETS = rb'"assets"' + _BLANK + b":" + _BLANK + rb"\[" + _BLANK
 # The frame before the first asset and after the last one, with the pagination on either side.
-_HEADS = re.compile(_OPEN + b"(?:" + _FIGURES + _NEXT + b")?" + _ASSETS)
-_TAILS = re.compile(_BLANK + rb"\]" + b"(?:" + _NEXT + _FIGURES + b")?" + _CLOSE)
+_HEADS = re.compile(_OPEN + b"(?:" + _PAGINATION + _NEXT + b")?" + _ASSETS)
+_TAILS = re.compile(_BLANK + rb"\]" + b"(?:" + _NEXT + _PAGINATION + b")?" + _CLOSE)
 
 
-class Figures(NamedTuple):
+class Pagination(NamedTuple):
     """The pagination of a page."""
 
     total: int
@@ -40,7 +40,7 @@ class _Raws(msgspec.Struct):
     assets: list[msgspec.Raw]
 
 
-class _Place(msgspec.Struct, frozen=True, array_like=True):
+class _Span(msgspec.Struct, frozen=True, array_like=True):
     """Where one figure of the pagination stands in the body."""
 
     name: str
@@ -48,7 +48,7 @@ class _Place(msgspec.Struct, frozen=True, array_like=True):
     end: int
 
 
-class Mould(msgspec.Struct, frozen=True, array_like=True):
+class PageTemplate(msgspec.Struct, frozen=True, array_like=True):
     """Places in a page's body, in bytes from its beginning.
 
     The first asset starts at `start`, asset number n ends at `ends[n]` (an array of 32-bit integers, as bytes), and
@@ -58,7 +58,7 @@ class Mould(msgspec.Struct, frozen=True, array_like=True):
     start: int
     ends: bytes
     between: int | None
-    figures: tuple[_Place, ...]
+    pagination: tuple[_Span, ...]
 
     @property
     def count(self) -> int:
@@ -70,35 +70,35 @@ class Mould(msgspec.Struct, frozen=True, array_like=True):
         return msgspec.msgpack.encode(self)
 
 
-class Piece(NamedTuple):
+class Slice(NamedTuple):
     """Assets `first` up to, not including, `last` of a page, counted from the page's first."""
 
     body: bytes
-    mould: Mould
+    template: PageTemplate
     first: int
     last: int
 
 
 _ENDS = array("I")
-_DECODER = msgspec.msgpack.Decoder(Mould)
+_DECODER = msgspec.msgpack.Decoder(PageTemplate)
 _RAWS = msgspec.json.Decoder(_Raws)
 
 
-def decode_mould(data: bytes) -> Mould | None:
-    """Read a mould; None for a page that has none."""
+def decode_template(data: bytes) -> PageTemplate | None:
+    """Read a template; None for a page that has none."""
     return _DECODER.decode(data) if data else None
 
 
-def take_mould(body: bytes) -> Mould | None:
-    """Take the mould of a valid page; None where the page cannot be put together again from its parts."""
+def derive_template(body: bytes) -> PageTemplate | None:
+    """Take the template of a valid page; None where the page cannot be put together again from its parts."""
     try:
         raws = _raws(body)
     except msgspec.ValidationError:
         return None
     except (msgspec.MsgspecError, RecursionError):
-        # Lone surrogates are masked without moving anything, and a mould is about places alone.
+        # Lone surrogates are masked without moving anything, and a template is about places alone.
         masked = surrogates.masked(body)
-        return take_mould(masked) if masked != body else None
+        return derive_template(masked) if masked != body else None
     head = _HEADS.match(body)
     if head is None:
         return None
@@ -114,19 +114,19 @@ def take_mould(body: bytes) -> Mould | None:
     if tail is None or (head[1] is None) == (tail[1] is None):
         return None
     told = head if head[1] is not None else tail
-    figures = tuple(_Place(told[group].decode(), *told.span(group + 1)) for group in (1, 3, 5))
-    if {figure.name for figure in figures} != set(Figures._fields):
+    pagination = tuple(_Span(told[group].decode(), *told.span(group + 1)) for group in (1, 3, 5))
+    if {figure.name for figure in pagination} != set(Pagination._fields):
         return None
     if b"".join((body[: head.end()], between.join(raws), body[place:])) != body:
         return None
-    return Mould(head.end(), ends.tobytes(), len(between) if len(raws) > 1 else None, figures)
+    return PageTemplate(head.end(), ends.tobytes(), len(between) if len(raws) > 1 else None, pagination)
 
 
 def _raws(body: bytes) -> list[bytes]:
     return [bytes(raw) for raw in _RAWS.decode(body).assets]
 
 
-def render(pieces: Sequence[Piece], figures: Figures) -> bytes | None:
+def render(pieces: Sequence[Slice], pagination: Pagination) -> bytes | None:
     """Put a page together from pieces that follow each other, at least one asset in all or an empty page's frame.
 
     None where the pieces were not printed alike, so that nobody can tell how the vendor would print them together.
@@ -137,54 +137,54 @@ def render(pieces: Sequence[Piece], figures: Figures) -> bytes | None:
     betweens = {found for piece in pieces if (found := _between(piece)) is not None}
     if len(betweens) > 1 or (not betweens and len(pieces) > 1):
         return None
-    head, tail = _frame_ends(cast.mould)
+    head, tail = _frame_ends(cast.template)
     between = next(iter(betweens), b"")
     return b"".join(
         (
-            _filled(cast, 0, head, figures),
+            _filled(cast, 0, head, pagination),
             between.join(_assets(piece) for piece in pieces),
-            _filled(cast, tail, len(cast.body), figures),
+            _filled(cast, tail, len(cast.body), pagination),
         )
     )
 
 
-def _ends(mould: Mould) -> memoryview:
-    return memoryview(mould.ends).cast("I")
+def _ends(template: PageTemplate) -> memoryview:
+    return memoryview(template.ends).cast("I")
 
 
-def _assets(piece: Piece) -> bytes:
+def _assets(piece: Slice) -> bytes:
     if piece.first >= piece.last:
         return b""
-    ends, between = _ends(piece.mould), piece.mould.between or 0
-    start = piece.mould.start if piece.first == 0 else ends[piece.first - 1] + between
+    ends, between = _ends(piece.template), piece.template.between or 0
+    start = piece.template.start if piece.first == 0 else ends[piece.first - 1] + between
     return piece.body[start : ends[piece.last - 1]]
 
 
-def _between(piece: Piece) -> bytes | None:
+def _between(piece: Slice) -> bytes | None:
     """What stands between two assets."""
-    if piece.mould.between is None:
+    if piece.template.between is None:
         return None
-    end = _ends(piece.mould)[0]
-    return piece.body[end : end + piece.mould.between]
+    end = _ends(piece.template)[0]
+    return piece.body[end : end + piece.template.between]
 
 
-def _frame(piece: Piece) -> tuple[bytes, bytes]:
-    """The page without its assets, and with zeros for its figures."""
-    nought = Figures(0, 0, 0)
-    head, tail = _frame_ends(piece.mould)
+def _frame(piece: Slice) -> tuple[bytes, bytes]:
+    """The page without its assets, and with zeros for its pagination."""
+    nought = Pagination(0, 0, 0)
+    head, tail = _frame_ends(piece.template)
     return _filled(piece, 0, head, nought), _filled(piece, tail, len(piece.body), nought)
 
 
-def _frame_ends(mould: Mould) -> tuple[int, int]:
+def _frame_ends(template: PageTemplate) -> tuple[int, int]:
     """Where the frame's first part ends, and where its second begins."""
-    return mould.start, _ends(mould)[-1] if mould.count else mould.start
+    return template.start, _ends(template)[-1] if template.count else template.start
 
 
-def _filled(piece: Piece, start: int, end: int, figures: Figures) -> bytes:
-    """A stretch of the frame, with these figures in place of its own."""
+def _filled(piece: Slice, start: int, end: int, pagination: Pagination) -> bytes:
+    """A chunk of the frame, with these pagination in place of its own."""
     parts, place = [], start
-    for figure in piece.mould.figures:
+    for figure in piece.template.pagination:
         if start <= figure.start < end:
-            parts += [piece.body[place : figure.start], b"%d" % getattr(figures, figure.name)]
+            parts += [piece.body[place : figure.start], b"%d" % getattr(pagination, figure.name)]
             place = figure.end
     return b"".join((*parts, piece.body[place:end]))

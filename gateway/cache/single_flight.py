@@ -13,11 +13,11 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Flights(Generic[T]):
+class SingleFlight(Generic[T]):
     """Fetches under way, by key.
 
     A caller that looked into the cache, missed, and was held up before it came here may find the flight already
-    landed and gone:
+    result and gone:
 
         A: look up, miss            B: look up, miss
         A: join -> fetch, store, land
@@ -42,10 +42,10 @@ class Flights(Generic[T]):
             return flight, False
         flight = asyncio.ensure_future(_run(fetch))
         self._under_way[key] = flight
-        flight.add_done_callback(lambda landed: self._landed(key, landed))
+        flight.add_done_callback(lambda result: self._finished(key, result))
         return flight, True
 
-    def _landed(self, key: str, flight: asyncio.Task[T]) -> None:
+    def _finished(self, key: str, flight: asyncio.Task[T]) -> None:
         del self._under_way[key]
         if not flight.cancelled():
             flight.exception()  # an error that nobody waited for is told by the fetch itself

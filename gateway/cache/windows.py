@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gateway.cache.page_template import Figures, Piece, decode_mould, render
+from gateway.cache.page_template import Pagination, Slice, decode_template, render
 from gateway.core.listing import NO_ID
 from gateway.storage.entry import Entry, compress, entity_tag
 from gateway.storage.listing_index import Directory, Sight
@@ -31,11 +31,11 @@ State = Literal["fresh", "grace", "kept"]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Pages that together hold a window, in the order of their assets; its figures; the state of the weakest page."""
+class WindowPlan:
+    """The pages that hold a window, in the order of their assets, its pagination, and the state of the weakest page."""
 
     pages: tuple[Sight, ...]
-    figures: Figures
+    pagination: Pagination
     state: State
 
     def name(self, page: str) -> str:
@@ -43,7 +43,7 @@ class Plan:
         return "#".join(
             (
                 page,
-                f"limit={self.figures.limit}",
+                f"limit={self.pagination.limit}",
                 *(f"{source.offset}+{source.limit}@{source.started!r}" for source in self.pages),
             )
         )
@@ -58,14 +58,14 @@ def pages_of(name: str) -> list[tuple[int, int, float]]:
     return [(int(part[1]), int(part[2]), float(part[3])) for part in found if part is not None]
 
 
-def end_of(figures: Figures) -> int:
-    """The index after the last asset of a page with these figures."""
-    return max(figures.offset, min(figures.offset + figures.limit, figures.total))
+def end_of(pagination: Pagination) -> int:
+    """The index after the last asset of a page with these pagination."""
+    return max(pagination.offset, min(pagination.offset + pagination.limit, pagination.total))
 
 
 def plan(
     directory: Directory, offset: int, printed: int, now: float, *, since: float = math.inf, only: bool = False
-) -> Plan | None:
+) -> WindowPlan | None:
     """The best way to put a window together: out of fresh pages, else with some in grace, else with some kept.
 
     `printed` is the limit that the vendor would print, `now` Unix time in seconds; a page whose fetch began at `since`
@@ -74,8 +74,8 @@ def plan(
     """
     if directory.total is None:
         return None
-    figures = Figures(directory.total, offset, printed)
-    end = end_of(figures)
+    pagination = Pagination(directory.total, offset, printed)
+    end = end_of(pagination)
     if end <= offset:
         return None  # nobody knows what the vendor says past the end: it may clamp the offset, or refuse
     tries: tuple[tuple[State, Callable[[Sight], bool]], ...] = (
@@ -88,26 +88,26 @@ def plan(
     for state, usable in tries:
         pages = _cover(directory, offset, end, usable)
         if pages:
-            return Plan(pages, figures, state)
+            return WindowPlan(pages, pagination, state)
     return None
 
 
-def cut(planned: Plan, entries: Sequence[Entry], name: str, generation: str) -> Entry | None:
+def slice_window(planned: WindowPlan, entries: Sequence[Entry], name: str, generation: str) -> Entry | None:
     """The window as an entry of this name and generation, out of the entries of the plan's pages.
 
     None where they were not printed alike.
     """
-    end = end_of(planned.figures)
-    pieces: list[Piece] = []
-    place = planned.figures.offset
+    end = end_of(planned.pagination)
+    pieces: list[Slice] = []
+    place = planned.pagination.offset
     for page, entry in zip(planned.pages, entries, strict=True):
-        mould = decode_mould(entry.mould)
-        if mould is None:
+        template = decode_template(entry.mould)
+        if template is None:
             return None
         until = min(page.end, end)
-        pieces.append(Piece(entry.body, mould, place - page.offset, until - page.offset))
+        pieces.append(Slice(entry.body, template, place - page.offset, until - page.offset))
         place = until
-    body = render(pieces, planned.figures)
+    body = render(pieces, planned.pagination)
     if body is None:
         return None
     weakest = min(entries, key=lambda entry: entry.fresh_until)

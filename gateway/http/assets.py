@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 from isal import igzip
 
-from gateway.cache.handler import Answer, Cache
+from gateway.cache.handler import CacheAnswer, CacheHandler
 from gateway.core.errors import Denied, GatewayError
 from gateway.core.listing import parse_envelope
 from gateway.core.query import AssetsQuery, QueryRules, parse_assets_query
@@ -25,7 +25,7 @@ SUFFIX = "/assets"
 class Assets:
     """`GET` and `HEAD /v0/aois/{aoi_id}/assets`."""
 
-    def __init__(self, cache: Cache, rules: QueryRules) -> None:
+    def __init__(self, cache: CacheHandler, rules: QueryRules) -> None:
         self._cache = cache
         self._rules = rules
 
@@ -48,7 +48,7 @@ class Assets:
             answer = await self._cache.answer(query, context.request_id, asking.directives, team=team.name)
         except GatewayError as error:
             if asking.explain:
-                found = await self._cache.look(query)
+                found = await self._cache.lookup(query)
                 raise explain.explained(error, found.lack, found.tier, found.exact, found.now) from None
             raise
         context.cache, context.upstream = answer.result, answer.waited
@@ -59,7 +59,7 @@ class Assets:
         return reply
 
 
-def _page(asking: PageRequest, query: AssetsQuery, answer: Answer) -> PageResponse:
+def _page(asking: PageRequest, query: AssetsQuery, answer: CacheAnswer) -> PageResponse:
     entry = answer.entry
     coding = asking.codings[0]
     body = entry.body
@@ -92,7 +92,7 @@ def _page(asking: PageRequest, query: AssetsQuery, answer: Answer) -> PageRespon
     return reply
 
 
-def _not_found(answer: Answer, context: RequestContext) -> web.Response:
+def _not_found(answer: CacheAnswer, context: RequestContext) -> web.Response:
     envelope = parse_envelope(answer.entry.body)
     assert envelope is not None, "only a 404 with an envelope is admitted"  # noqa: S101 - holds by `vendor_answer`
     response = render(vendor_problem(404, envelope), context.request_id)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from gateway.cache.handler import Answer, Forward
+from gateway.cache.handler import CacheAnswer, Forward
 
 CACHE_NAME = "pixxel-gateway"
 
 
-def cache_status(answer: Answer) -> str:
+def cache_status(answer: CacheAnswer) -> str:
     """Tell of a hit how long it stays fresh, and of anything else why and with what success it was forwarded."""
     if answer.forward is None:
         # Rounded down: 0.4 s left are not "1", and an answer in grace never looks fresh.

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from aiohttp import web
 
-from gateway.cache.handler import Answer, Forward
+from gateway.cache.handler import CacheAnswer, Forward
 from gateway.cache.windows import pages_of
 from gateway.core.errors import UpstreamError, UpstreamRefusal
 from gateway.http.errors import Problem, problem_of
@@ -22,7 +22,7 @@ from gateway.teams.roster import ANONYMOUS, Team
 HEADER = "X-Explain"
 
 
-def is_asked(request: web.BaseRequest, team: Team) -> bool:
+def is_requested(request: web.BaseRequest, team: Team) -> bool:
     """Whether the request has `X-Explain: 1`, once, and its team may know: any in open mode, else with scope `admin`.
 
     All else is as if the header were absent.
@@ -32,7 +32,7 @@ def is_asked(request: web.BaseRequest, team: Team) -> bool:
     return team.name == ANONYMOUS.name or "admin" in team.scopes
 
 
-def explanation(answer: Answer, *, refresh_denied: bool) -> str:
+def explanation(answer: CacheAnswer, *, refresh_denied: bool) -> str:
     """How this answer came about; `refresh_denied` tells that its client wished for a refresh without the scope."""
     told = {"decision": answer.result, **_way(answer)}
     if answer.too_soon or refresh_denied:
@@ -59,17 +59,23 @@ def explained(error: Exception, lack: str | None, tier: str, entry: Entry | None
     return problem
 
 
-def _way(answer: Answer) -> dict[str, str]:
+def _way(answer: CacheAnswer) -> dict[str, str]:
     """Where the entry was, why it was not enough, and what came of asking the vendor."""
     forward = answer.forward
     if forward is None:
         return {"tier": answer.tier, **({"why": "grace"} if answer.result == "stale" else {})}
     # Who waited for a page that came meanwhile by another way finds nothing wrong with what there is.
-    lack = None if answer.found is None else answer.found.lack
+    lack = None if answer.lookup is None else answer.lookup.lack
     why = "requested" if forward.reason == "request" else lack or "expired"
     if forward.failed:
         return {"tier": answer.tier, "why": why, "reason": _with_status(_failure(forward), forward.status)}
-    stored = "?1" if forward.stored else "?0" if forward.unkept is None else f"?0;why={forward.unkept}"
+    stored = (
+        "?1"
+        if forward.stored
+        else "?0"
+        if forward.not_stored_because is None
+        else f"?0;why={forward.not_stored_because}"
+    )
     return {"tier": "replica" if forward.elsewhere else "vendor", "why": why, "stored": stored}
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from gateway.cache.handler import NO_WISH, Wish
+from gateway.cache.handler import NO_DIRECTIVES, CacheDirectives
 from gateway.core.cache_control import directives
 from gateway.http import explain
 from gateway.http.negotiation import Coding, codings
@@ -27,7 +27,7 @@ class PageRequest:
     team: Team
     codings: tuple[Coding, ...]
     if_none_match: str | None
-    directives: Wish = NO_WISH
+    directives: CacheDirectives = NO_DIRECTIVES
     explain: bool = False
     refresh_denied: bool = False
 
@@ -40,8 +40,8 @@ def parse_page_request(request: web.BaseRequest, team: Team) -> PageRequest:
         team,
         codings(_joined(request, "Accept-Encoding")),
         _joined(request, "If-None-Match"),
-        _cache_directives(told, team) if told else NO_WISH,
-        explain.is_asked(request, team),
+        _cache_directives(told, team) if told else NO_DIRECTIVES,
+        explain.is_requested(request, team),
         refresh_denied="no-cache" in told and "refresh" not in team.scopes,
     )
 
@@ -63,8 +63,8 @@ def _directives(request: web.BaseRequest) -> frozenset[str]:
     return _NO_DIRECTIVES
 
 
-def _cache_directives(told: frozenset[str], team: Team) -> Wish:
-    return Wish(
+def _cache_directives(told: frozenset[str], team: Team) -> CacheDirectives:
+    return CacheDirectives(
         refresh="no-cache" in told and "refresh" in team.scopes,
         only_if_cached="only-if-cached" in told,
     )

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 from aiohttp import web
 
-from gateway.cache.handler import Answer
+from gateway.cache.handler import CacheAnswer
 from gateway.core.query import AssetsQuery
 from gateway.http.page_request import PageRequest
 
@@ -27,7 +27,7 @@ class PageSource(msgspec.Struct, frozen=True):
     """What an answer with a page was made of."""
 
     query: AssetsQuery
-    answer: Answer
+    answer: CacheAnswer
     part: Part
 
 

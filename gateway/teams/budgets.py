@@ -92,7 +92,7 @@ class Budgets:
         if budget is not None:
             await self._take(budget, team, "misses")
 
-    def give_back_miss(self, team: str) -> None:
+    def refund_miss(self, team: str) -> None:
         """Return the token of a request that was not sent to the vendor after all."""
         budget = self._misses.get(team)
         if budget is not None:

@@ -1,6 +1,6 @@
 """How long a start takes: from the command to the first page, and beside what it takes Python to import aiohttp.
 
-The vendor is asked for that page, so this is the whole way. In turns, and the medians; the first round, in which byte
+The vendor is asked for that page, so this is the whole way. In leases, and the medians; the first round, in which byte
 code and files are read for the first time, does not count.
 """
 

@@ -24,11 +24,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from harness import VENDOR_KEY, SteeredClock, spawn
 
-from gateway.cache.chunks import Stretches
-from gateway.cache.fetcher import Errands
-from gateway.cache.handler import Cache
-from gateway.cache.lookup import Windows
-from gateway.cache.page_limits import Limits
+from gateway.cache.chunks import ChunkedFetch
+from gateway.cache.fetcher import Fetcher
+from gateway.cache.handler import CacheHandler
+from gateway.cache.lookup import Lookup
+from gateway.cache.page_limits import PageLimits
 from gateway.config.options import Lifetimes
 from gateway.core.cache_control import VendorCaching
 from gateway.core.listing import parse_listing
@@ -46,7 +46,7 @@ ROUNDS = 5
 REQUESTS = 150
 
 
-class NothingLearned(Limits):
+class NothingLearned(PageLimits):
     """Knows of no limit, and so of no window."""
 
     def learn(self, asked: int, printed: int, count: int, started: float) -> None:
@@ -71,7 +71,7 @@ def workload(chance: random.Random, totals: dict[str, int]) -> list[AssetsQuery]
     return reads
 
 
-async def calls(vendor: MockVendor, reads: list[AssetsQuery], limits: Limits, chunk: int) -> int:
+async def calls(vendor: MockVendor, reads: list[AssetsQuery], limits: PageLimits, chunk: int) -> int:
     """How often the vendor is asked for these reads."""
     clock, asked = SteeredClock(), count(1)
     made = 0
@@ -84,16 +84,16 @@ async def calls(vendor: MockVendor, reads: list[AssetsQuery], limits: Limits, ch
         return FetchedPage(200, body, parse_listing(body, query.aoi_id), VendorCaching(), clock.now(), clock.now())
 
     store = MemoryStore(1 << 30, clock, ignore)
-    windows = Windows(store, limits, scope="s", clock=clock, emit=ignore)
-    turns, lifetimes = Alone(clock), Lifetimes(settled=3600)
-    errands = Errands(
-        store=store, turns=turns, fetch=fetch, check=ignore, budget=Budgets({}, None, clock),
+    windows = Lookup(store, limits, scope="s", clock=clock, emit=ignore)
+    leases, lifetimes = Alone(clock), Lifetimes(settled=3600)
+    fetcher = Fetcher(
+        store=store, leases=leases, fetch=fetch, check=ignore, budget=Budgets({}, None, clock),
         limits=limits, lifetimes=lifetimes,
         deadline=15, clock=clock, chance=lambda: 0.0, emit=ignore,
     )  # fmt: skip
-    cache = Cache(
-        store=store, windows=windows, errands=errands, turns=turns, deadline=15, patience=2, prefetch=0,
-        stretches=Stretches(chunk, windows, errands, limits, clock=clock), idle=lambda: True, clock=clock,
+    cache = CacheHandler(
+        store=store, lookup=windows, fetcher=fetcher, leases=leases, deadline=15, patience=2, prefetch=0,
+        chunked_fetch=ChunkedFetch(chunk, windows, fetcher, limits, clock=clock), idle=lambda: True, clock=clock,
         emit=ignore,
     )  # fmt: skip
     for query in reads:
@@ -114,8 +114,8 @@ async def compare_calls() -> None:
     base = 0
     for name, limits, chunk in (
         ("exact pages", NothingLearned(), 0),
-        ("windows", Limits(), 0),
-        ("stretches of 100", Limits(), 100),
+        ("windows", PageLimits(), 0),
+        ("chunks of 100", PageLimits(), 100),
     ):
         made = await calls(vendor, reads, limits, chunk)
         base = base or made

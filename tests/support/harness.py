@@ -145,7 +145,7 @@ class Play:
 
     async def settled(self) -> None:
         """Wait until nothing is under way to the vendor, nor for anybody."""
-        flights = self.gateway._cache._errands._flights._under_way
+        flights = self.gateway._cache._fetcher._flights._under_way
         await until(lambda: self.gateway._guard.idle and not flights)
         async with asyncio.timeout(PATIENCE):
             while (await self.metrics())["gateway_http_requests_in_flight"] > 1:

@@ -23,7 +23,7 @@ from typing import Protocol
 
 from aiohttp import web
 
-from gateway.cache.handler import Cache
+from gateway.cache.handler import CacheHandler
 from gateway.core.clock import Clock
 from gateway.core.events import CacheResult, Emit, PagesReplayed, RequestServed, RequestsReplayed
 from gateway.core.validity_token import ValidityToken, ValidityTokens
@@ -65,7 +65,7 @@ class ResponseCache:
 
     def __init__(
         self,
-        cache: Cache,
+        cache: CacheHandler,
         validity_tokens: ValidityTokens,
         *,
         max_bytes: int,
@@ -141,7 +141,7 @@ class ResponseCache:
         if accepted.secure and len(reply.payload) > PIECE:
             return  # TLS encrypts what is written at once, whole, and does not tell how much of it was not sent yet
         validity = self._validity_tokens.issue(origin.query.aoi_id)
-        if self._cache.at_hand(origin.query) is origin.answer.entry:
+        if self._cache.peek(origin.query) is origin.answer.entry:
             self._ready.put(alike, self._made(validity, accepted, reply, origin))
 
     def forget(self) -> None:
@@ -171,14 +171,14 @@ class ResponseCache:
                 for prepared in touched[start : start + _TOLD_AT_ONCE]:
                     by_aoi[prepared.query.aoi_id] += prepared.requests
                     prepared.requests = 0
-                    self._cache.use(prepared.names)
+                    self._cache.touch(prepared.names)
                 self._emit(PagesReplayed(by_aoi))
                 await asyncio.sleep(0)  # requests come first
 
     def _still(self, prepared: PreparedResponse, entry: Entry) -> bool:
         """Whether the page would be answered with the same entry, now that something has changed."""
         validity = self._validity_tokens.issue(prepared.query.aoi_id)
-        if self._cache.at_hand(prepared.query) is not entry:
+        if self._cache.peek(prepared.query) is not entry:
             return False
         prepared.validity = validity
         return True
@@ -191,7 +191,7 @@ class ResponseCache:
         prepared.requests += 1
         if self._prefetch.follow(prepared.trail) and began - prepared.prefetched_at >= _AHEAD_SECONDS:
             prepared.prefetched_at = began
-            self._prefetch.look_ahead(prepared.query, request_id.decode(), prepared.trail)
+            self._prefetch.prefetch(prepared.query, request_id.decode(), prepared.trail)
         duration = self._clock.monotonic() - began
         prepared.aggregates.add(prepared.body_bytes, duration)
         if prepared.line is not None:

@@ -127,7 +127,7 @@ class Side:
             if any(head.lower() == "connection: close" for head in found[-1].head) or b"HTTP/1.0" in request:
                 self._line = None
                 break
-        flights, gate = self.play.gateway._cache._errands._flights._under_way, self.play.gateway._guard
+        flights, gate = self.play.gateway._cache._fetcher._flights._under_way, self.play.gateway._guard
         await until(lambda: gate.idle and not flights and not self.play.gateway._cache.prefetch._under_way)
         return found
 

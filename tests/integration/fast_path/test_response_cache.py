@@ -497,7 +497,7 @@ async def test_what_memory_has_no_room_for_is_not_remembered(vendor: HoldingVend
     flags = {"upstream.base_url": vendor.url, "cache.prefetch": 0, "cache.url": real_redis.url}
     async with playing(flags) as play, Line(play.port) as line:
         ways = Ways(play, line)
-        where = play.gateway._cache._windows.address(AssetsQuery(AOI))
+        where = play.gateway._cache._lookup.address(AssetsQuery(AOI))
         for _ in range(5):
             await ways.ask()
             play.gateway._store._near.drop(where.page)  # type: ignore[attr-defined]

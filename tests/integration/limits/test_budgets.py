@@ -157,7 +157,7 @@ LISTED: list[dict[str, Any]] = [{"id": f"asset-{number:04}", "status": "success"
 async def settled(play: Play, vendor: HoldingVendor) -> None:
     """Wait until nothing is fetched in the background."""
     await until(lambda: not vendor.inside and not play.gateway._cache.prefetch.under_way)
-    await until(lambda: not play.gateway._errands._flights._under_way)
+    await until(lambda: not play.gateway._fetcher._flights._under_way)
 
 
 @pytest.mark.parametrize("chunk", [0, 50])

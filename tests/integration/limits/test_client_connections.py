@@ -121,7 +121,7 @@ async def test_a_client_that_has_said_all_it_will_say_gets_its_answers(play: Pla
 async def test_whenever_a_client_has_said_all_it_will_say_its_connection_ends(play: Play) -> None:
     """At every turn of the loop that gateway and client share, also while an answer is being finished."""
 
-    async def after(turns: int) -> bytes:
+    async def after(leases: int) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", play.port)
         writer.write(request(path=b"/healthz"))
         for _ in range(turns):

@@ -211,7 +211,7 @@ async def test_openapi_describes_every_code_that_is_answered(play: Play) -> None
 
 
 async def test_an_unexpected_error_is_500_and_tells_nothing(play: Play, vendor: MockVendor) -> None:
-    play.gateway._cache._errands._chance = lambda: 1 / 0  # a planted mistake
+    play.gateway._cache._fetcher._chance = lambda: 1 / 0  # a planted mistake
     reply = await play.page(vendor.aoi_ids[2])
     assert (reply.status, reply.code) == (500, "internal_error")
     assert b"ZeroDivision" not in reply.body

@@ -185,7 +185,7 @@ async def test_a_page_that_memory_had_no_room_for_is_all_that_redis_is_asked_for
     """A long listing's directory is larger than a page, and was told once."""
     one, _ = replicas
     await same_pages(replicas)
-    where = one.gateway._cache._windows.address(AssetsQuery(AOI))
+    where = one.gateway._cache._lookup.address(AssetsQuery(AOI))
     session, near = one.gateway._store._word.session, one.gateway._store._near  # type: ignore[attr-defined]
     read: list[bytes] = []
     async with Redis.from_url(real_redis.url) as raw, raw.monitor() as monitor:
@@ -212,7 +212,7 @@ async def test_a_page_that_is_not_there_after_all_is_fetched(
 ) -> None:
     one, _ = replicas
     await same_pages(replicas)
-    where = one.gateway._cache._windows.address(AssetsQuery(AOI))
+    where = one.gateway._cache._lookup.address(AssetsQuery(AOI))
     async with Redis.from_url(real_redis.url) as raw:
         name = f"pixxel-gateway:1:{where.page}"
         assert await (raw.delete(name) if left is None else raw.set(name, left))
@@ -243,7 +243,7 @@ async def test_a_page_of_a_generation_that_nobody_has_told_of_yet(vendor: Holdin
         assert (await two.page(AOI)).cache.startswith("hit; ttl=-")
         await until(lambda: len(vendor.requests) == 2)
         await two.settled()
-        one.gateway._store._near.drop(one.gateway._cache._windows.address(AssetsQuery(AOI)).page)  # type: ignore[attr-defined]
+        one.gateway._store._near.drop(one.gateway._cache._lookup.address(AssetsQuery(AOI)).page)  # type: ignore[attr-defined]
         reply = await one.page(AOI)
         let_go.set()
         assert reply.cache.startswith("hit")
@@ -259,7 +259,7 @@ async def test_a_page_that_is_purged_while_redis_is_asked_for_it(vendor: Holding
         one = await stack.enter_async_context(playing(flags))
         await hears(one)
         await same_pages([one])
-        one.gateway._store._near.drop(one.gateway._cache._windows.address(AssetsQuery(AOI)).page)  # type: ignore[attr-defined]
+        one.gateway._store._near.drop(one.gateway._cache._lookup.address(AssetsQuery(AOI)).page)  # type: ignore[attr-defined]
         let_go = relay.hold(b":page:")
         asking = asyncio.create_task(one.page(AOI))
         await until(lambda: relay.holding > 0)
@@ -380,7 +380,7 @@ async def test_a_refresh_in_grace_against_a_newer_generation(replicas: list[Play
     vendor.set_assets(AOI, assets(*"abcdefghijklmnop"))
     new = await two.page(AOI, "?offset=10")
     let_go.set()
-    await until(lambda: not one.gateway._cache._errands._flights._under_way)
+    await until(lambda: not one.gateway._cache._fetcher._flights._under_way)
 
     async def told() -> bool:
         after = await one.page(AOI)
@@ -404,7 +404,7 @@ async def test_one_refresh_in_grace_over_all_replicas(replicas: list[Play], vend
     assert {reply.cache[:10] for reply in replies} == {"hit; ttl=-"}
     let_go.set()
     for play in replicas:
-        await until(lambda play=play: not play.gateway._cache._errands._flights._under_way)  # type: ignore[misc]
+        await until(lambda play=play: not play.gateway._cache._fetcher._flights._under_way)  # type: ignore[misc]
         assert int((await play.page(AOI)).headers["Age"]) < 300
     assert len(vendor.requests) == 2
 
@@ -443,7 +443,7 @@ async def test_pages_of_an_outage_are_told_afterwards_and_the_later_fetch_wins(
                 play.clock.skip(100)
             one.gateway._store._validity.max_age = 60  # type: ignore[attr-defined]
             assert (await one.page(AOI)).status == 200  # in grace; the refresh lands in memory alone
-            await until(lambda: not one.gateway._cache._errands._flights._under_way)
+            await until(lambda: not one.gateway._cache._fetcher._flights._under_way)
             during = await one.page(AOI)
             assert during.json["pagination"]["total"] == 2
         finally:

@@ -131,7 +131,7 @@ async def test_a_window_in_grace_refreshes_its_pages(play: Play, vendor: MockVen
     assert window.cache.endswith("; detail=window")
     assert (await play.metrics())['gateway_cache_requests_total{result="stale"}'] == 1
     await until(lambda: len(vendor.requests) == 4)
-    await until(lambda: not play.gateway._cache._errands._flights._under_way)
+    await until(lambda: not play.gateway._cache._fetcher._flights._under_way)
     assert sorted(asked(vendor)[2:]) == ["0+60", "59+60"]
     assert hit((await has(play, vendor, 30, 60)).cache, 299)
 

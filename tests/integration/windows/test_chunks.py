@@ -1,4 +1,4 @@
-"""With `cache.chunk` the vendor is asked for aligned stretches, whatever window a client wants."""
+"""With `cache.chunk` the vendor is asked for aligned chunks, whatever window a client wants."""
 
 from __future__ import annotations
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.cache.page_limits import Limits
+from gateway.cache.page_limits import PageLimits
 
 
-def learned(*seen: tuple[int, int, int], began: float = 0.0) -> Limits:
-    limits = Limits()
+def learned(*seen: tuple[int, int, int], began: float = 0.0) -> PageLimits:
+    limits = PageLimits()
     for number, (asked, printed, count) in enumerate(seen):
         limits.learn(asked, printed, count, began + number)
     return limits
 
 
 def test_nothing_is_known_at_first() -> None:
-    assert Limits().printed(1) is None
-    assert not Limits().delivers(1)
-    assert Limits().delivers(0)
+    assert PageLimits().effective(1) is None
+    assert not PageLimits().has_sent(1)
+    assert PageLimits().has_sent(0)
 
 
 @pytest.mark.parametrize(
@@ -42,36 +42,36 @@ def test_nothing_is_known_at_first() -> None:
     ],
 )
 def test_what_was_seen_is_what_is_known(seen: list[tuple[int, int, int]], asked: int, printed: int | None) -> None:
-    assert learned(*seen).printed(asked) == printed
+    assert learned(*seen).effective(asked) == printed
 
 
 def test_what_began_before_a_contradiction_is_not_learned_again() -> None:
     limits = learned((100, 100, 100), (100, 20, 20))
     limits.learn(100, 100, 100, 0.5)
-    assert limits.printed(50) is None
+    assert limits.effective(50) is None
     limits.learn(100, 100, 100, 2.0)
-    assert limits.printed(50) == 50
+    assert limits.effective(50) == 50
 
 
 def test_an_observation_that_began_earlier_does_not_correct_a_later_one() -> None:
-    limits = Limits()
+    limits = PageLimits()
     limits.learn(100, 50, 50, 5.0)
     limits.learn(100, 100, 100, 3.0)
-    assert limits.printed(100) == 50
+    assert limits.effective(100) == 50
     limits.learn(40, 40, 40, 4.0)  # it contradicts nothing
-    assert limits.printed(40) == 40
+    assert limits.effective(40) == 40
     limits.learn(30, 20, 20, 4.5)
-    assert limits.printed(30) == 30
+    assert limits.effective(30) == 30
     assert limits.contradictions == 0
 
 
 def test_a_limit_that_is_printed_is_not_yet_one_that_is_delivered() -> None:
     limits = learned((1000, 1000, 5))
-    assert limits.printed(300) == 300
-    assert limits.delivers(5)
-    assert not limits.delivers(6)
+    assert limits.effective(300) == 300
+    assert limits.has_sent(5)
+    assert not limits.has_sent(6)
 
 
 def test_what_is_remembered_is_bounded() -> None:
     limits = learned(*((asked, 10, 10) for asked in range(11, 5000)))
-    assert sum(limits.printed(asked) is not None for asked in range(11, 5000)) <= 1000
+    assert sum(limits.effective(asked) is not None for asked in range(11, 5000)) <= 1000

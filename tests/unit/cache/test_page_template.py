@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.cache.page_template import Figures, Mould, Piece, decode_mould, render, take_mould
+from gateway.cache.page_template import PageTemplate, Pagination, Slice, decode_template, derive_template, render
 
 PLAIN = b'{"assets":[{"a":1},{"a":2},{"a":3}],"pagination":{"total":9,"offset":4,"limit":3}}'
 
 
-def taken(body: bytes) -> Mould:
-    mould = take_mould(body)
+def taken(body: bytes) -> PageTemplate:
+    mould = derive_template(body)
     assert mould is not None
-    again = decode_mould(mould.encode())
+    again = decode_template(mould.encode())
     assert again == mould
     return mould
 
@@ -25,16 +25,16 @@ def taken(body: bytes) -> Mould:
 def test_windows_of_a_page() -> None:
     mould = taken(PLAIN)
     assert mould.count == 3
-    assert render([Piece(PLAIN, mould, 0, 3)], Figures(9, 4, 3)) == PLAIN
-    assert render([Piece(PLAIN, mould, 1, 2)], Figures(12, 5, 1)) == (
+    assert render([Slice(PLAIN, mould, 0, 3)], Pagination(9, 4, 3)) == PLAIN
+    assert render([Slice(PLAIN, mould, 1, 2)], Pagination(12, 5, 1)) == (
         b'{"assets":[{"a":2}],"pagination":{"total":12,"offset":5,"limit":1}}'
     )
 
 
 def test_pages_that_were_printed_alike_go_together() -> None:
     single = b'{"assets":[{"a":4}],"pagination":{"total":9,"offset":7,"limit":1}}'
-    pieces = [Piece(PLAIN, taken(PLAIN), 1, 3), Piece(single, taken(single), 0, 1)]
-    assert render(pieces, Figures(9, 5, 3)) == (
+    pieces = [Slice(PLAIN, taken(PLAIN), 1, 3), Slice(single, taken(single), 0, 1)]
+    assert render(pieces, Pagination(9, 5, 3)) == (
         b'{"assets":[{"a":2},{"a":3},{"a":4}],"pagination":{"total":9,"offset":5,"limit":3}}'
     )
 
@@ -49,22 +49,22 @@ def test_pages_that_were_printed_alike_go_together() -> None:
     ],
 )
 def test_pages_that_were_not_do_not(other: bytes) -> None:
-    pieces = [Piece(PLAIN, taken(PLAIN), 0, 3), Piece(other, taken(other), 0, 2)]
-    assert render(pieces, Figures(9, 4, 5)) is None
+    pieces = [Slice(PLAIN, taken(PLAIN), 0, 3), Slice(other, taken(other), 0, 2)]
+    assert render(pieces, Pagination(9, 4, 5)) is None
 
 
 def test_nobody_knows_what_would_stand_between_two_assets_that_came_alone() -> None:
     one, two = (
         b'{"assets":[{"a":%d}],"pagination":{"total":9,"offset":%d,"limit":1}}' % (number, number) for number in (1, 2)
     )
-    assert render([Piece(one, taken(one), 0, 1), Piece(two, taken(two), 0, 1)], Figures(9, 1, 2)) is None
+    assert render([Slice(one, taken(one), 0, 1), Slice(two, taken(two), 0, 1)], Pagination(9, 1, 2)) is None
 
 
 def test_an_empty_page() -> None:
     body = b'{"assets": [ ],"pagination":{"limit":3,"offset":44,"total":9}}'
     mould = taken(body)
     assert mould.count == 0
-    told = render([Piece(body, mould, 0, 0)], Figures(9, 50, 1000))
+    told = render([Slice(body, mould, 0, 0)], Pagination(9, 50, 1000))
     assert told == b'{"assets": [ ],"pagination":{"limit":1000,"offset":50,"total":9}}'
 
 
@@ -89,10 +89,10 @@ def test_an_empty_page() -> None:
     ],
 )
 def test_what_has_no_mould(body: bytes) -> None:
-    assert take_mould(body) is None
+    assert derive_template(body) is None
 
 
-def printed(assets: list[Any], figures: Figures, blank: str, between: str, *, first: bool) -> bytes:
+def printed(assets: list[Any], figures: Pagination, blank: str, between: str, *, first: bool) -> bytes:
     listed = f'"assets"{blank}:{blank}[{blank}' + between.join(map(json.dumps, assets)) + f"{blank}]"
     told = '"pagination":{' + f"{blank},".join(f'"{name}":{blank}{value}' for name, value in figures._asdict().items())
     parts = [told + "}", listed] if first else [listed, told + "}"]
@@ -117,10 +117,10 @@ def test_a_window_is_what_the_same_printer_prints(
 ) -> None:
     start, limit = window
     total = len(assets)
-    whole = printed(assets, Figures(total, 0, total), blank, between, first=first)
+    whole = printed(assets, Pagination(total, 0, total), blank, between, first=first)
     mould = taken(whole)
     cut = assets[start : start + limit]
     if not cut:
         return
-    expected = printed(cut, Figures(total, start, limit), blank, between, first=first)
-    assert render([Piece(whole, mould, start, start + len(cut))], Figures(total, start, limit)) == expected
+    expected = printed(cut, Pagination(total, start, limit), blank, between, first=first)
+    assert render([Slice(whole, mould, start, start + len(cut))], Pagination(total, start, limit)) == expected

@@ -6,7 +6,7 @@ import pytest
 from entries import ids
 from msgspec import structs
 
-from gateway.cache.windows import Plan, plan
+from gateway.cache.windows import WindowPlan, plan
 from gateway.storage.listing_index import Directory, Sight
 
 NOW = 1_000_000.0
@@ -22,7 +22,7 @@ def listing(*pages: Sight, total: int | None = 20) -> Directory:
     return Directory("l", "e", "g", total, since=NOW - 50, confirmed=NOW - 5, until=NOW + 100, pages=pages)
 
 
-def planned(pages: list[Sight], offset: int, limit: int, *, total: int | None = 20) -> Plan | None:
+def planned(pages: list[Sight], offset: int, limit: int, *, total: int | None = 20) -> WindowPlan | None:
     directory = listing(*pages, total=total)
     return plan(directory, offset, limit, NOW)
 

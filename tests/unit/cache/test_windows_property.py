@@ -16,11 +16,11 @@ from harness import SteeredClock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.cache.chunks import Stretches
-from gateway.cache.fetcher import Errands
-from gateway.cache.handler import Answer, Cache
-from gateway.cache.lookup import Windows
-from gateway.cache.page_limits import Limits
+from gateway.cache.chunks import ChunkedFetch
+from gateway.cache.fetcher import Fetcher
+from gateway.cache.handler import CacheAnswer, CacheHandler
+from gateway.cache.lookup import Lookup
+from gateway.cache.page_limits import PageLimits
 from gateway.config.options import Lifetimes
 from gateway.core.cache_control import VendorCaching
 from gateway.core.listing import parse_listing
@@ -76,21 +76,21 @@ def ignore(_: object) -> None:
     """No sink."""
 
 
-def build(oracle: Oracle, chunk: int) -> Cache:
-    clock, limits = oracle.clock, Limits()
+def build(oracle: Oracle, chunk: int) -> CacheHandler:
+    clock, limits = oracle.clock, PageLimits()
     if oracle.most == GENEROUS:
         limits.learn(50, 50, 50, 0.0)  # from another listing
     store = MemoryStore(10_000_000, clock, ignore)
-    windows = Windows(store, limits, scope="s", clock=clock, emit=ignore)
-    turns = Alone(clock)
-    errands = Errands(
-        store=store, turns=turns, fetch=oracle.fetch, check=ignore, budget=Budgets({}, None, clock),
+    windows = Lookup(store, limits, scope="s", clock=clock, emit=ignore)
+    leases = Alone(clock)
+    fetcher = Fetcher(
+        store=store, leases=leases, fetch=oracle.fetch, check=ignore, budget=Budgets({}, None, clock),
         limits=limits, lifetimes=Lifetimes(),
         deadline=5, clock=clock, chance=lambda: 0.0, emit=ignore,
     )  # fmt: skip
-    return Cache(
-        store=store, windows=windows, errands=errands, turns=turns,
-        stretches=Stretches(chunk, windows, errands, limits, clock=clock),
+    return CacheHandler(
+        store=store, lookup=windows, fetcher=fetcher, leases=leases,
+        chunked_fetch=ChunkedFetch(chunk, windows, fetcher, limits, clock=clock),
         deadline=5, patience=2, prefetch=1, idle=lambda: True, clock=clock, emit=ignore,
     )  # fmt: skip
 
@@ -135,7 +135,7 @@ STEPS = st.lists(
 )
 
 
-def check(oracle: Oracle, query: AssetsQuery, answer: Answer) -> None:
+def check(oracle: Oracle, query: AssetsQuery, answer: CacheAnswer) -> None:
     """The answer is one that the vendor gave or would have given, or a join without gaps and doubles."""
     if answer.entry.body in oracle.ever_said(query):
         return
@@ -176,7 +176,7 @@ PAGE = st.tuples(st.integers(0, 6), st.integers(2, 6))
     count=st.integers(5, 9),
     pages=st.tuples(PAGE, PAGE),
     change=st.builds("{}:{}".format, st.sampled_from(list(CHANGES)), st.integers(0, 99)),
-    windows=st.lists(st.tuples(st.integers(0, 3), st.integers(4, 9)), min_size=2, max_size=4),
+    lookup=st.lists(st.tuples(st.integers(0, 3), st.integers(4, 9)), min_size=2, max_size=4),
 )
 def test_two_fetches_and_a_change_between(count: int, pages: tuple[Any, Any], change: str, windows: list[Any]) -> None:
     one, other = pages

@@ -23,8 +23,8 @@ from gateway.storage.redis.credentials import StoreCredentials
 from gateway.storage.redis.permissions import code
 
 
-@pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 8, 13, 21, 34, 55])
-async def test_closing_while_connections_are_opened_leaves_none_open(real_redis: RealRedis, turns: int) -> None:
+@pytest.mark.parametrize("leases", [0, 1, 2, 3, 5, 8, 13, 21, 34, 55])
+async def test_closing_while_connections_are_opened_leaves_none_open(real_redis: RealRedis, leases: int) -> None:
     calls = RedisCalls(connect(real_redis.url, 1.0), timeout=1.0, clock=SteeredClock(), emit=Facts())
 
     async def get(name: str, calls: RedisCalls = calls) -> None:
@@ -34,7 +34,7 @@ async def test_closing_while_connections_are_opened_leaves_none_open(real_redis:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         commands = [asyncio.create_task(get(f"k{number}")) for number in range(40)]
-        for _ in range(turns):
+        for _ in range(leases):
             await asyncio.sleep(0)
         await calls.close()
         await asyncio.gather(*commands)
