@@ -23,6 +23,7 @@ Fault = Literal["", "error", "hang", "reset", "pause"]
 
 _TARGET = re.compile(rb"GET /v0/aois/([^/]+)/assets(?:\?(\S*))? HTTP/1\.1\r\n")
 _REQUEST_ID = re.compile(rb"\r\nX-Request-Id: *([^\r]+)\r\n", re.IGNORECASE)
+_CHANGES = ["front", "end", "shrink", "slip", "edit"] * 2 + ["reorder", "settle", "remove", "gone"]
 # Calls are remembered for so many seconds: longer than any page may be served.
 REMEMBERED = 40.0
 
@@ -101,9 +102,7 @@ class RecordingVendor:
         if assets is None:
             self.lists[aoi] = [self._new() for _ in range(rng.randrange(45))]
             return "return"
-        how = rng.choice(
-            ["front", "front", "end", "end", "shrink", "slip", "slip", "reorder", "edit", "edit", "settle", "remove", "gone"]
-        )  # fmt: skip
+        how = rng.choice(_CHANGES)
         assets = list(assets)
         place = rng.randrange(len(assets)) if assets else 0
         if how == "front":
@@ -137,7 +136,8 @@ class RecordingVendor:
         """Answer one request (an `Answer` of raw_vendor)."""
         received = time.monotonic()
         found, request_id = _TARGET.match(head), _REQUEST_ID.search(head)
-        assert found is not None and request_id is not None, head
+        assert found is not None, head
+        assert request_id is not None, head
         aoi = found[1].decode()
         values = dict(pair.split(b"=") for pair in (found[2] or b"").split(b"&") if pair)
         fault = self.faults.get(aoi) or self.faults.get("*") or ""
