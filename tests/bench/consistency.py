@@ -585,7 +585,7 @@ class Run:
 
     async def _fail_vendor(self) -> None:
         chance = self._chance("vendor")
-        faults: list[Fault] = ["error", "error", "hang", "reset", "pause", "", ""]
+        faults: list[Fault] = ["error"] * 3 + ["hang", "reset", "", ""] * 2 + ["pause"]
         while not self._ended.is_set():
             await self._rest(chance.uniform(2.0, 8.0))
             fault, aoi = chance.choice(faults), chance.choice(["*", *AOIS])
@@ -600,6 +600,7 @@ class Run:
         chance = self._chance("redis")
         while not self._ended.is_set():
             await self._rest(chance.uniform(0.2, 2.0))
+            await self._evict(chance.choice([0.0, 0.2, 0.6]))
             match chance.randrange(8):
                 case 0:
                     trouble = self._begin("redis stopped", None)
@@ -617,6 +618,14 @@ class Run:
                     if lost := [key for key in keys if chance.random() < share]:
                         await self._admin.delete(*lost)
                         self.events["redis keys deleted"] += len(lost)
+
+    async def _evict(self, share: float) -> None:
+        """Make Redis evict this share of its data, and some of what is written next."""
+        memory = await self._admin.info("memory")
+        used = memory["used_memory"]
+        # Connections count, too, and change all the time: a fixed limit would leave no room for data at times.
+        await self._admin.config_set("maxmemory", int(used - share * memory["used_memory_dataset"]))
+        await self._admin.config_set("maxmemory", used + 500_000)
 
     async def _spoil_relay(self, number: int) -> None:
         chance, relay = self._chance(f"relay {number}"), self.relays[number]
@@ -709,7 +718,7 @@ def main() -> int:
     print(f"seed {given.seed}, {given.seconds:.0f} s", flush=True)
     processes: list[Process] = []
     with tempfile.TemporaryDirectory() as directory:
-        redis = RealRedis(Path(directory), "--maxmemory", "2mb", "--maxmemory-policy", "allkeys-lru")
+        redis = RealRedis(Path(directory), "--maxmemory", "4mb", "--maxmemory-policy", "allkeys-lru")
         redis.start()
         try:
             run = asyncio.run(consistency(given.seed, given.seconds, redis, processes))
