@@ -49,7 +49,7 @@ REPLICAS = 3
 CLIENTS = 24
 AOIS = [f"{kind}-{letter}" for letter in "abcd" for kind in ("plain", "tagged")]
 # Seconds, as the gateways are configured.
-SETTLED, SHORT, GRACE, KEEP = 2.5, 1.0, 1.0, 6.0
+SETTLED, SHORT, GRACE, KEEP = 3.0, 1.0, 1.0, 6.0
 MAX_AGE = 1.0
 DEADLINE = 4.0
 # A purge is in effect after this time where messages arrive.
@@ -554,7 +554,7 @@ class Run:
         chance = self._chance(f"change {aoi}")
         while not self._ended.is_set():
             # Lists rest at times, so that pages get old, and change in quick succession at others.
-            await self._rest(chance.choice([0.02, 0.2, 1.0, 1.0, 3.0]))
+            await self._rest(chance.choice([0.02, 0.2, 1.0, 1.0, 3.0] if aoi[-1] in "ab" else [0.05, 2.0, 4.0, 6.0]))
             self.events[f"list: {self.vendor.change(aoi)}"] += 1
             if chance.random() < 0.2:
                 self._homes[aoi] = chance.choice([None, *range(REPLICAS)])
@@ -585,7 +585,7 @@ class Run:
 
     async def _fail_vendor(self) -> None:
         chance = self._chance("vendor")
-        faults: list[Fault] = ["error"] * 3 + ["hang", "reset", "", ""] * 2 + ["pause"]
+        faults: list[Fault] = ["error", "error", "error", "hang", "hang", "reset", "reset", "", "", "", "", "pause"]
         while not self._ended.is_set():
             await self._rest(chance.uniform(2.0, 8.0))
             fault, aoi = chance.choice(faults), chance.choice(["*", *AOIS])

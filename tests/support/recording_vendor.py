@@ -130,7 +130,7 @@ class RecordingVendor:
 
     def _new(self) -> Asset:
         self._named += 1
-        return Asset(f"asset-{self._named}", "success" if self._rng.random() < 0.9 else "started", 0)
+        return Asset(f"asset-{self._named}", "success" if self._rng.random() < 0.98 else "started", 0)
 
     async def answer(self, head: bytes, writer: asyncio.StreamWriter) -> None:
         """Answer one request (an `Answer` of raw_vendor)."""
