@@ -48,6 +48,8 @@ from soak import drain_output
 REPLICAS = 3
 CLIENTS = 24
 AOIS = [f"{kind}-{letter}" for letter in "abcd" for kind in ("plain", "tagged")]
+# Offsets and limits that are asked for often.
+WINDOWS = [(0, 10), (10, 10), (20, 10), (0, 25), (0, 40), (5, 10)]
 # Seconds, as the gateways are configured.
 SETTLED, SHORT, GRACE, KEEP = 3.0, 1.0, 1.0, 6.0
 MAX_AGE = 1.0
@@ -465,8 +467,9 @@ class Run:
         self.answers = 0
         self.events: Counter[str] = Counter()
         self._ended = asyncio.Event()
-        # Of some AOIs, all requests go to one replica: what it does not hear of, nothing else makes it forget.
-        self._homes: dict[str, int | None] = {}
+        # Of some AOIs, all requests go to one replica, and some are for one window: what it does not hear of, nothing
+        # else makes it forget.
+        self._focus: dict[str, tuple[int | None, list[tuple[int, int]]]] = {}
         self._admin = Redis(port=redis.port)
 
     async def run(self, seconds: float) -> None:
@@ -474,7 +477,13 @@ class Run:
         async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
             work = [self._client(session, number) for number in range(CLIENTS)]
             work += [self._change(aoi) for aoi in AOIS]
-            work += [self._purge(session), self._change_limits(), self._fail_vendor(), self._spoil_redis()]
+            work += [
+                self._refocus(),
+                self._purge(session),
+                self._change_limits(),
+                self._fail_vendor(),
+                self._spoil_redis(),
+            ]
             work += [self._spoil_relay(number) for number in range(REPLICAS)]
             async with asyncio.TaskGroup() as tasks:
                 for one in work:
@@ -492,19 +501,11 @@ class Run:
         remembered: dict[tuple[str, int, int, str], tuple[str, bytes]] = {}
         while not self._ended.is_set():
             aoi = chance.choice(AOIS)
-            home = self._homes.get(aoi)
+            home, windows = self._focus.get(aoi, (None, WINDOWS))
             replica = chance.randrange(REPLICAS) if home is None else home
-            offset, limit = chance.choice(
-                [
-                    (0, 10),
-                    (0, 10),
-                    (10, 10),
-                    (20, 10),
-                    (0, 25),
-                    (5, 10),
-                    (chance.randrange(50), chance.randrange(1, 41)),
-                ]
-            )
+            offset, limit = chance.choice(windows)
+            if windows is WINDOWS and chance.random() < 0.2:
+                offset, limit = chance.randrange(50), chance.randrange(1, 41)
             coding = chance.choice(["identity", "identity", "gzip"])
             headers = {"Accept-Encoding": coding}
             if chance.random() < 0.02:
@@ -556,8 +557,14 @@ class Run:
             # Lists rest at times, so that pages get old, and change in quick succession at others.
             await self._rest(chance.choice([0.02, 0.2, 1.0, 1.0, 3.0] if aoi[-1] in "ab" else [0.05, 2.0, 4.0, 6.0]))
             self.events[f"list: {self.vendor.change(aoi)}"] += 1
-            if chance.random() < 0.2:
-                self._homes[aoi] = chance.choice([None, *range(REPLICAS)])
+
+    async def _refocus(self) -> None:
+        chance = self._chance("focus")
+        while not self._ended.is_set():
+            await self._rest(chance.uniform(0.2, 0.8))
+            home = chance.choice([None, *range(REPLICAS)])
+            windows = WINDOWS if home is None or chance.random() < 0.4 else chance.sample(WINDOWS, 1)
+            self._focus[chance.choice(AOIS)] = home, windows
 
     async def _change_limits(self) -> None:
         chance = self._chance("limits")
