@@ -86,6 +86,7 @@ class InvalidationSubscriber:
         raise StoreDown, with every beat, for what may have been published while nobody listened.
         """
         while True:
+            sessions = self.session
             try:
                 await self._connect()
                 await self._listen(listeners, upset, look)
@@ -98,7 +99,8 @@ class InvalidationSubscriber:
                     why = type(error).__name__
                     _log.warning("no word comes from redis; copies in memory are checked often", extra={"why": why})
                 self._end()
-                if self._single and _was_read_to_its_end(error):
+                # A connection without a session shows that Redis was there after the last one: others may have purged.
+                if self._single and self.session > sessions and _was_read_to_its_end(error):
                     self.validity.down_for_all = await self._is_refused()
             self._end()
             await self._clock.sleep(_BEAT_SECONDS)

@@ -348,13 +348,18 @@ class Checker:
             if one.answer.ended <= answer.began and (
                 call.limit == answer.limit or (call.printed == call.limit >= answer.limit)
             ):
-                since = max(since, call.looked)
+                # A call that another replica began later may have been answered earlier, and counts.
+                since = max(since, one.answer.began)
         history = self._vendor.limits
         later = [
             most for (at, most), (until, _) in zip(history, [*history[1:], (math.inf, 0)], strict=True) if until > since
         ]
         if page.limit not in {min(answer.limit, most) for most in later}:
-            raise Violation("limits", f"printed {page.limit} of {answer.limit}, and the vendor's most is {later}")
+            told = [
+                (f"{one.answer} printed {one.call.printed} at {one.call.looked:.3f}")
+                for one in self._limits[answer.replica]
+            ]
+            raise Violation("limits", "\n  ".join([f"{page.limit}, but {history[-6:]}", *told[-30:]]))
 
     def _purge_rules(self, answer: Answer, *, hit: bool) -> list[tuple[str, Callable[[Call], bool]]]:
         hard = soft = -math.inf
