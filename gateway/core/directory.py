@@ -95,6 +95,11 @@ class Directory(msgspec.Struct, frozen=True, array_like=True, dict=True):
     """Orders the directories of a listing in the order in which Redis stored them."""
     shared: str = ""
     """The name of the generation that this one continues in one process alone; empty for a generation of all."""
+    not_before: float = 0.0
+    """When the latest fetch began that this generation, or one before it, has contradicted.
+
+    A page from before that is not filed, even if it agrees: the list may have returned to an earlier state.
+    """
 
     def owns(self, generation: str, started: float) -> bool:
         """Whether a page that was filed under this name, and whose fetch began then, is of this generation."""
@@ -208,13 +213,15 @@ def file(
     if known is None or known.epoch != epoch:
         evidence = repr(page.started).encode() + own
         return _ended(page, total, evidence, listing=listing, epoch=epoch, before=None, now=now)
+    if page.started < known.not_before:
+        return Filed(known, known.generation, "older")
     beaten = _contradicted(known, page, total)
     if beaten is not None:
         evidence = b"" if known.total != total else shown
         evidence += own
         if page.started < beaten:
             return Filed(known, _name(listing, epoch, known.generation, total, evidence), "older")
-        return _ended(page, total, evidence, listing=listing, epoch=epoch, before=known, now=now)
+        return _ended(page, total, evidence, listing=listing, epoch=epoch, before=known, beaten=beaten, now=now)
     others = []
     for other in known.pages:
         if (other.offset, other.limit) != (page.offset, page.limit):
@@ -267,6 +274,8 @@ def fetched_after(known: Directory, at: float) -> Directory | None:
 
 def precedes(page: Sight, total: int | None, known: Directory) -> bool:
     """Tell whether a directory knows a later fetch of the same page, or one that shows another state."""
+    if page.started < known.not_before:
+        return True
     beaten = _contradicted(known, page, total)
     same = known.seen(page.offset, page.limit)
     return (beaten is not None and page.started < beaten) or (same is not None and page.started < same.started)
@@ -296,14 +305,22 @@ def agree(one: Sight, other: Sight) -> bool:
 
 
 def _ended(
-    page: Sight, total: int | None, evidence: bytes, *, listing: str, epoch: str, before: Directory | None, now: float
+    page: Sight,
+    total: int | None,
+    evidence: bytes,
+    *,
+    listing: str,
+    epoch: str,
+    before: Directory | None,
+    beaten: float = 0.0,
+    now: float,
 ) -> Filed:
     name = _name(listing, epoch, "" if before is None else before.generation, total, evidence)
     until = page.until if before is None else max(page.until, before.until)
     directory = Directory(
         listing, epoch, name, total, since=page.started, until=until, pages=(page,),
         confirmed=page.started if before is None else max(page.started, before.confirmed),
-        revision=_next_revision(before, now),
+        revision=_next_revision(before, now), not_before=max(beaten, 0.0 if before is None else before.not_before),
     )  # fmt: skip
     return Filed(directory, name, "ended")
 

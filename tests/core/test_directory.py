@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from gateway.core.directory import Directory, Filed, Sight, agree, decode, file
+from gateway.core.directory import Directory, Filed, Sight, agree, decode, file, precedes
 from gateway.core.listing import ID_BYTES, Listing
 
 NOW = 1_000_000.0
@@ -64,6 +64,19 @@ def test_what_ends_a_generation(page: Sight, total: int | None, outcome: str) ->
 
 def test_an_ended_generation_takes_its_pages_along() -> None:
     assert filed(FIRST, shown("klmnopqrst", 10, began=1), 21).directory.pages == (shown("klmnopqrst", 10, began=1),)
+
+
+def test_a_page_from_before_a_state_that_has_passed_is_not_filed_though_it_agrees_with_the_present_one() -> None:
+    gone = filed(FIRST, shown("", began=2), None).directory
+    back = filed(gone, shown("abcdefghij", began=3)).directory
+    late = filed(back, shown("klmnopqrst", 10, began=1))
+    assert (late.outcome, late.directory) == ("older", back)
+    assert precedes(shown("klmnopqrst", 10, began=1), 20, back)
+    assert filed(back, shown("klmnopqrst", 10, began=2.5)).outcome == "joined"  # it began later than that state's fetch
+    changed = filed(back, shown("Xbcdefghij", began=4)).directory
+    assert filed(changed, shown("klmnopqrst", 10, began=1)).outcome == "older"
+    assert filed(changed, shown("klmnopqrst", 10, began=2.5)).outcome == "older"
+    assert filed(changed, shown("klmnopqrst", 10, began=3.5)).outcome == "joined"
 
 
 def test_names_are_derived_and_differ_by_epoch_and_history() -> None:

@@ -125,4 +125,7 @@ FOUND: dict[str, Schedule] = {
         Event(0.9, "spikes", {"share": 0.2}), Event(0.95, "slow", {"seconds": 0.3}), _ask(1.0, 0, 0, 5),
         _hang(1.03, 3.0), _change(1.3, "grow"), _ask(1.31, 0, 0, 20), _ask(1.9, 0, 0, 5), _ask(2.4, 0, 0, 5), seed=256,
     ),
+    "Redis dies after it has accepted another subscription, but before a session has begun": _run(
+        _ask(1.0, 0), _cut(2.0, 0), _purge(2.1, 1), _kill(2.514, 4.0), _ask(4.6, 0), _ask(5.0, 0)
+    ),
 }  # fmt: skip
