@@ -60,7 +60,7 @@ def test_an_observation_that_began_earlier_does_not_correct_a_later_one() -> Non
     assert limits.printed(100) == 50
     limits.learn(40, 40, 40, 4.0)  # it contradicts nothing
     assert limits.printed(40) == 40
-    limits.learn(30, 20, 20, 4.5)
+    limits.learn(30, 20, 20, 3.5)
     assert limits.printed(30) == 30
     assert limits.contradictions == 0
 
@@ -75,3 +75,20 @@ def test_a_limit_that_is_printed_is_not_yet_one_that_is_delivered() -> None:
 def test_what_is_remembered_is_bounded() -> None:
     limits = learned(*((asked, 10, 10) for asked in range(11, 5000)))
     assert sum(limits.printed(asked) is not None for asked in range(11, 5000)) <= 1000
+
+
+def test_page_contradicts_what_began_earlier_though_another_one_that_began_later_has_arrived() -> None:
+    limits = learned((40, 25, 25))
+    limits.learn(25, 25, 25, 3.0)
+    limits.learn(40, 40, 40, 2.0)
+    assert limits.printed(40) == 40
+    limits.learn(40, 25, 25, 1.0)  # from before the contradiction
+    assert limits.printed(40) == 40
+
+
+def test_contradiction_leaves_what_began_later() -> None:
+    limits = learned((100, 50, 50), (60, 60, 60))
+    assert (limits.printed(100), limits.printed(60)) == (50, 60)
+    limits.learn(20, 20, 20, 4.0)
+    limits.learn(60, 30, 30, 3.0)
+    assert (limits.printed(100), limits.printed(60), limits.printed(20), limits.printed(40)) == (None, 30, 20, None)
