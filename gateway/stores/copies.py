@@ -68,53 +68,57 @@ class _Messages:
 
 
 class _OwnFetch(NamedTuple):
-    """What a fetch of this replica showed. `at` is when it was sent (monotonic)."""
+    """What a fetch of this replica showed. `at` is when it was sent (monotonic).
+
+    `shared` tells that Redis has compared it with its directory.
+    """
 
     page: Sight
     total: int | None
     at: float
+    shared: bool = False
 
 
 class _OwnFetches:
-    """What this replica has fetched and Redis has not compared with its directory yet.
+    """What this replica's own fetches have shown: those that Redis was not told of, and the latest of which it was.
 
-    Redis' directories do not take it into account, so they are compared with it here. What was forgotten is replaced by
-    its time: of what was fetched before that, nothing is known to be right.
+    Redis' directories do not take the former into account, and no longer the latter if Redis has lost the directory. So
+    they are compared with both here. One that Redis was not told of and that is forgotten is replaced by its time: of
+    what was fetched before that, nothing is known to be right.
     """
 
     def __init__(self) -> None:
         self._of: dict[str, list[_OwnFetch]] = {}
         self._forgotten: dict[str, float] = {}
         self._all_forgotten = -math.inf
-        self._ids = 0
+        self._id_bytes = 0
 
     def note(self, listing: str, fetch: _OwnFetch) -> None:
-        """Remember a fetch."""
+        """Remember a fetch that Redis is not told of yet."""
         if (
             (listing not in self._of and max(len(self._of), len(self._forgotten)) >= _MOST_LISTINGS)
-            or self._ids >= _MOST_ID_BYTES
+            or self._id_bytes >= _MOST_ID_BYTES
         ):  # fmt: skip
+            untold = (one.at for known in self._of.values() for one in known if not one.shared)
+            self._all_forgotten = max((self._all_forgotten, *self._forgotten.values(), *untold))
             self._of.clear()
             self._forgotten.clear()
-            self._all_forgotten = fetch.at
-            self._ids = 0
-        known = self._of.setdefault(listing, [])
-        known.append(fetch)
-        self._ids += len(fetch.page.ids)
-        if len(known) > _MOST_MESSAGES:
-            forgotten = known.pop(0)
-            self._ids -= len(forgotten.page.ids)
-            self._forgotten[listing] = max(forgotten.at, self._forgotten.get(listing, -math.inf))
-
-    def forget(self, listing: str, at: float, page: Sight) -> None:
-        """Forget a fetch that Redis' directories take into account from now on."""
+            self._id_bytes = 0
         known = self._of.get(listing, [])
-        left = [one for one in known if (one.at, one.page) != (at, page)]
-        self._ids -= len(page.ids) * (len(known) - len(left))
-        if left:
-            self._of[listing] = left
-        else:
-            self._of.pop(listing, None)
+        untold_here = [one for one in known if not one.shared]
+        if len(untold_here) >= _MOST_MESSAGES:
+            oldest = min(untold_here, key=lambda one: one.at)
+            known = [one for one in known if one is not oldest]
+            self._forgotten[listing] = max(oldest.at, self._forgotten.get(listing, -math.inf))
+        self._replace(listing, [*known, fetch])
+
+    def note_shared(self, listing: str, at: float, page: Sight) -> None:
+        """Note that Redis' directories take a fetch into account from now on."""
+        known = [
+            one._replace(shared=True) if (one.at, one.page) == (at, page) else one for one in self._of.get(listing, ())
+        ]
+        latest = max((one.at for one in known if one.shared), default=-math.inf)
+        self._replace(listing, [one for one in known if not one.shared or one.at == latest])
 
     def of(self, listing: str) -> Sequence[_OwnFetch]:
         """Give the fetches of a listing."""
@@ -123,6 +127,11 @@ class _OwnFetches:
     def forgotten(self, listing: str) -> float:
         """Give the time of the latest fetch of a listing that was forgotten (monotonic)."""
         return max(self._all_forgotten, self._forgotten.get(listing, -math.inf))
+
+    def _replace(self, listing: str, fetches: list[_OwnFetch]) -> None:
+        self._id_bytes += sum(len(one.page.ids) for one in fetches)
+        self._id_bytes -= sum(len(one.page.ids) for one in self._of.get(listing, ()))
+        self._of[listing] = fetches
 
 
 class Copies:
@@ -192,10 +201,7 @@ class Copies:
         return entry if entry is not None and seen is not None and seen.started == entry.started else None
 
     def as_of_fetches(self, directory: Directory) -> Directory | None:
-        """A directory without what later fetches of this replica contradict; None if nothing of it is current.
-
-        Those that Redis was told of are not compared: its directories take them into account.
-        """
+        """A directory without what later fetches of this replica contradict; None if nothing of it is current."""
         # Dated anew: the clock may have been set since.
         passed = self._clock.now() - self._clock.monotonic()
         left = fetched_after(directory, passed + self._own.forgotten(directory.listing))
@@ -303,8 +309,8 @@ class Copies:
             self._validity.seals.break_one(address.aoi_id)
 
     def note_shared(self, listing: str, candidate: Candidate, proof: Proof) -> None:
-        """Forget a page that Redis has compared with those before it."""
-        self._own.forget(listing, proof.at, candidate.sight)
+        """Note that Redis has compared a fetched page with those before it."""
+        self._own.note_shared(listing, proof.at, candidate.sight)
 
     def end(self, listing: str) -> None:
         """End the generation of a listing in this process, and do not believe what was asked for before."""

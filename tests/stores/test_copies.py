@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tracemalloc
 
 from entries import Facts, address, candidate
@@ -74,13 +75,34 @@ def test_an_own_fetch_of_the_same_state_takes_nothing_from_a_directory() -> None
     assert replica.copies.as_of_fetches(before) is before
 
 
-def test_an_own_fetch_that_redis_has_compared_takes_nothing_from_its_directories() -> None:
+def test_an_own_fetch_that_redis_was_told_of_counts_if_redis_loses_its_directory() -> None:
     replica = _Replica()
-    first = FIRST, replica.fetch(FIRST)
+    late = FIRST, replica.fetch(FIRST)
     seen, proof = replica.see(SECOND, total=101)
-    later = replica.stored(first, (FIRST, replica.fetch(FIRST)))
     replica.copies.note_shared(SECOND.listing, seen, proof)
-    assert replica.copies.as_of_fetches(later) is later
+    assert replica.copies.as_of_fetches(replica.stored(late)) is None
+
+
+def test_of_own_fetches_that_redis_was_told_of_the_latest_alone_is_remembered() -> None:
+    replica = _Replica()
+    for number in range(100):
+        where = address(offset=10 * number)
+        fetched, proof = replica.see(where)
+        replica.copies.note_shared(where.listing, fetched, proof)
+    assert len(replica.copies._own.of(FIRST.listing)) == 1
+    assert replica.copies._own.forgotten(FIRST.listing) == -math.inf
+    before = replica.stored((FIRST, replica.fetch(FIRST)))
+    assert replica.copies.as_of_fetches(before) is before
+
+
+def test_many_listings_whose_fetches_redis_was_told_of_invalidate_nothing() -> None:
+    replica = _Replica()
+    before = replica.stored((FIRST, replica.fetch(FIRST)))
+    for number in range(10_001):
+        where = address(f"b{number}")
+        fetched, proof = replica.see(where)
+        replica.copies.note_shared(where.listing, fetched, proof)
+    assert replica.copies.as_of_fetches(before) is before
 
 
 def test_pages_from_before_a_forgotten_own_fetch_are_not_taken() -> None:
