@@ -334,4 +334,72 @@ RULES: dict[str, Schedule] = {
     "a list that is gone ends its generation": _run(
         _ask(1.0, 0), _ask(1.1, 1), _change(1.5, "gone"), _ask(1.7, 0, 20), _ask(1.9, 0), _ask(3.2, 1)
     ),
+    "commands reach the server that took over, and messages come from the one before": _run(
+        _ask(1.0, 0),
+        Event(2.0, "failover", {"loses": 0.0, "clock": 0.0, "old": 8.0}),
+        _ask(2.8, 0),
+        _ask(2.9, 0, 10),
+        _purge(3.2, 1),
+        _ask(5.6, 0),
+        _ask(5.8, 0, 10),
+    ),
+    "Redis dies while nothing arrives on the pub/sub connection": _run(
+        _ask(1.5, 0), _stall(1.9, 0, 8.0), _purge(2.1, 1), _kill(2.3, 6.0), _ask(4.8, 0), _ask(5.5, 0)
+    ),
+    "Redis was down for all, and comes back for others": _run(
+        _ask(1.8, 0), _kill(2.0, 1.0), _stall(2.8, 0, 6.0, "all", new=True), _purge(4.2, 1), _ask(6.6, 0), _ask(7.0, 0)
+    ),
+    "everything is purged just before a page is stored": _run(
+        Event(0.5, "slow", {"seconds": 0.6}), _ask(1.0, 0), _purge(1.43, 1, all=True), _ask(2.6, 0), _ask(2.7, 1)
+    ),
+    "a page of before a purge is no fallback when Redis has gone": _run(
+        _ask(1.0, 0),
+        _ask(1.1, 1),
+        _purge(2.0, 1),
+        _kill(3.1, 3.0),
+        _vendor(3.1, "error", 3.0),
+        _ask(3.5, 0),
+        _ask(3.9, 1),
+    ),
+    "nobody joins a fetch from before a purge while Redis is left alone": _run(
+        Event(0.5, "slow", {"seconds": 0.8}), _hang(2.0, 0.07), _ask(2.002, 0), _purge(2.1, 1), _ask(2.2, 0), seed=3
+    ),
+    "the clock is set while a page is fetched": _run(
+        Event(9.0, "redis clock", {"by": -3600.0}),
+        Event(9.0, "slow", {"seconds": 0.9}),
+        _ask(9.95, 0),
+        _ask(10.0, 1, 10),
+        _ask(19.5, 0),
+        _ask(19.6, 1, 10),
+        _ask(21.0, 0),
+    ),
+}
+
+# What some of them have to be answered with in the end, besides that nothing wrong is served.
+EXPECTED: dict[str, tuple[Schedule, str]] = {
+    "a page of before a soft purge is a fallback from Redis": (
+        _run(
+            _ask(1.0, 0),
+            _purge(2.0, 1, aoi="a", soft=True),
+            _restart(2.5, 0, 0.0),
+            _vendor(2.5, "error", 3.0),
+            _ask(3.5, 0),
+        ),
+        "fallback",
+    ),
+    "a page of before a soft purge is a fallback from memory while Redis is away": (
+        _run(
+            _ask(1.0, 0), _purge(2.0, 1, aoi="a", soft=True), _kill(2.5, 3.0), _vendor(2.5, "error", 3.0), _ask(3.5, 0)
+        ),
+        "fallback",
+    ),
+    "a page outlives memory_max_age while Redis is down for all": (
+        _run(_ask(1.0, 0), _kill(1.5, 6.0), _ask(5.5, 0)),
+        "hit",
+    ),
+    "a page that was fetched alone is stored when Redis is back": (
+        _run(_kill(0.5, 1.5), _ask(1.0, 0), _ask(4.0, 0), _ask(4.5, 1)),
+        "hit",
+    ),
+    "a window is cut from two pages that overlap": (_run(_ask(1.0, 0), _ask(1.2, 0, 9), _ask(1.6, 0, 5)), "window"),
 }

@@ -352,7 +352,7 @@ class Oracle:
     def _check_heard(self, answer: Answer, calls: list[Call]) -> None:
         """What a message has ended is no hit once it was received, however short the time since.
 
-        After a purge it is no fallback either. Whoever waited for a fetch gets what it brought.
+        After a purge it is no fallback either. Who waits for a fetch gets what it brings, and nobody joins it any more.
         """
         for heard in self._heard.get(answer.replica, ()):
             message = heard.message
@@ -364,7 +364,9 @@ class Oracle:
                         raise Violation(
                             "newer fetch", f"{answer} is older than a page told of at {heard.at - 1000:.3f}"
                         )
-            elif not message.page and (answer.is_hit or (answer.decision == "fallback" and not message.soft)):
+            joined = answer.began > heard.at and answer.decision != "fallback"
+            fallback = answer.decision == "fallback" and not message.soft
+            if not message.page and (answer.is_hit or joined or fallback):
                 purges = [
                     purge for purge in self.started
                     if purge.aoi == (message.aoi_id or None) and purge.soft == message.soft and purge.began < heard.at

@@ -61,7 +61,7 @@ class _Drawing:
             rng.choice([self.ageing, self.ageing, self.softened, self.gone, self.gone, self.unstored, self.herd])(
                 rng.uniform(0.5, 2.0)
             )
-        for _ in range(rng.randrange(8, 20)):
+        for _ in range(rng.randrange(4, 14)):
             self.request(rng.uniform(0.3, SECONDS))
         for _ in range(rng.randrange(4)):
             self.add(rng.uniform(0.5, SECONDS), "change", aoi=rng.choice(AOIS), how=rng.choice(_CHANGES))
@@ -127,7 +127,7 @@ class _Drawing:
     def loses(self, at: float) -> None:
         """Redis loses something, or a replica does."""
         rng, one = self.rng, self.rng.randrange(self.replicas)
-        match rng.randrange(7):
+        match rng.randrange(10):
             case 0:
                 self.add(at, "empty redis")
             case 1:
@@ -216,6 +216,9 @@ class _Drawing:
         self.add(at, "limits", most=rng.choice((5, 15, 25, 1000)), past_end=rng.choice(("empty", "clamp", "refuse")))
         for _ in range(8):
             self.request(at + rng.uniform(-1.0, 2.0), aoi="a", page=rng.randrange(10))
+        one = rng.randrange(self.replicas)
+        for moment in (at - 0.5, at + rng.uniform(2.6, 3.3)):
+            self.request(moment, replica=one, aoi="b", page=0)
 
     def failover(self, at: float) -> None:
         """Another server takes over, with what it knows and with its own clock."""

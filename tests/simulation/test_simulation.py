@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from simulation.__main__ import ENOUGH, never_met, report
-from simulation.found import FOUND, RULES
+from simulation.found import EXPECTED, FOUND, RULES
 from simulation.schedule import schedule
 from simulation.world import simulate
 
@@ -65,6 +65,14 @@ def test_no_schedule_violates_an_invariant_and_all_faults_meet_all_decisions(chu
 def test_a_named_schedule_violates_no_invariant(name: str) -> None:
     result = simulate({**FOUND, **RULES}[name])
     assert result.violation is None, "\n".join(result.trace)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_named_schedule_is_answered_from_the_cache(name: str) -> None:
+    plan, decision = EXPECTED[name]
+    result = simulate(plan)
+    assert result.violation is None, "\n".join(result.trace)
+    assert result.answered[-1] == decision, "\n".join(result.trace)
 
 
 def test_a_seed_replays_exactly() -> None:

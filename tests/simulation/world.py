@@ -174,6 +174,7 @@ class World:
     runs: int = 0
     began: float = 0.0
     trace: list[str] = field(default_factory=list)
+    answered: list[str] = field(default_factory=list)
     _busy: set[tuple[str, int]] = field(default_factory=set)
     _readers: dict[Link, hiredis.Reader] = field(default_factory=dict)
     _clients: int = 100
@@ -278,7 +279,8 @@ class World:
         seconds = what.get("seconds", 0.0)
         match event.kind:
             case "request":
-                await self._ask(what["replica"], what)
+                answer = await self._ask(what["replica"], what)
+                self.answered += [] if answer is None else [answer.decision]
             case "purge":
                 await self._purge(what["replica"], what)
             case "change":
@@ -481,6 +483,8 @@ class Result:
     violation: Violation | None
     oracle: Oracle
     trace: list[str]
+    answered: list[str]
+    """What was decided for each request of the schedule, in the order of the answers."""
 
 
 def simulate(plan: Schedule) -> Result:
@@ -504,7 +508,7 @@ def simulate(plan: Schedule) -> Result:
                 replica.kill()
             _finish(loop)
             asyncio.set_event_loop(None)
-    return Result(plan, violation, oracle, world.trace)
+    return Result(plan, violation, oracle, world.trace, world.answered)
 
 
 def _finish(loop: VirtualLoop) -> None:
