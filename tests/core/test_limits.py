@@ -75,3 +75,15 @@ def test_a_limit_that_is_printed_is_not_yet_one_that_is_delivered() -> None:
 def test_what_is_remembered_is_bounded() -> None:
     limits = learned(*((asked, 10, 10) for asked in range(11, 5000)))
     assert sum(limits.printed(asked) is not None for asked in range(11, 5000)) <= 1000
+
+
+def test_a_contradiction_is_counted_and_told_and_ends_what_began_before_it() -> None:
+    told: list[None] = []
+    limits = Limits(forgotten=lambda: told.append(None))
+    limits.learn(10, 10, 10, started=0.0)
+    assert (limits.contradictions, len(told)) == (0, 0)
+    limits.learn(10, 5, 5, started=5.0)
+    assert (limits.contradictions, len(told)) == (1, 1)
+    limits.learn(7, 7, 5, started=3.0)  # contradicts nothing that is known now
+    assert limits.printed(7) is None
+    assert limits.printed(10) == 5
