@@ -92,3 +92,15 @@ def test_contradiction_leaves_what_began_later() -> None:
     limits.learn(20, 20, 20, 4.0)
     limits.learn(60, 30, 30, 3.0)
     assert (limits.printed(100), limits.printed(60), limits.printed(20), limits.printed(40)) == (None, 30, 20, None)
+
+
+def test_a_contradiction_is_counted_and_told_and_ends_what_began_before_it() -> None:
+    told: list[None] = []
+    limits = Limits(forgotten=lambda: told.append(None))
+    limits.learn(10, 10, 10, started=0.0)
+    assert (limits.contradictions, len(told)) == (0, 0)
+    limits.learn(10, 5, 5, started=5.0)
+    assert (limits.contradictions, len(told)) == (1, 1)
+    limits.learn(7, 7, 5, started=3.0)  # contradicts nothing that is known now
+    assert limits.printed(7) is None
+    assert limits.printed(10) == 5
