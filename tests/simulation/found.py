@@ -56,6 +56,15 @@ def _fail_over(at: float, clock: float) -> Event:
 
 
 FOUND: dict[str, Schedule] = {
+    "a directory whose dates are ahead is replaced by one that receivers take for newer": _run(
+        Event(1.5, "redis clock", {"by": 30.0}),
+        _restart(1.55, 1, 0.0),
+        _ask(2.0, 1),
+        _ask(2.0, 1, 10),
+        _change(3.9, "gone"),
+        _ask(5.0, 0),
+        _ask(5.1, 1),
+    ),
     "a purge is missed while the subscription is cut, and Redis dies after a new one": _run(
         _ask(1.0, 0), _cut(2.0, 0), _purge(2.02, 1), _kill(4.0, 4.0), _ask(4.6, 0), _ask(5.0, 0), _ask(6.5, 0)
     ),

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import gc
-import json
-import os
 import warnings
-from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from simulation.__main__ import ENOUGH, never_met, report
+from simulation.__main__ import report
 from simulation.found import EXPECTED, FOUND, RULES
 from simulation.schedule import schedule
 from simulation.world import simulate
@@ -20,9 +16,9 @@ from simulation.world import simulate
 # A process that is killed closes nothing.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
-# More run with `make simulate`.
+# CI runs more with `make simulate`, which also checks that each kind of fault met each kind of decision.
 _CHUNKS = 20
-_RUNS = ENOUGH // _CHUNKS
+_RUNS = 6
 
 
 @pytest.fixture(autouse=True)
@@ -34,31 +30,11 @@ def _collected() -> Iterator[None]:
         gc.collect()
 
 
-@pytest.fixture
-def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory of this session, which the processes that run its tests share."""
-    base = tmp_path_factory.getbasetemp()
-    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "simulation"
-    path.mkdir(exist_ok=True)
-    return path
-
-
 @pytest.mark.parametrize("chunk", range(_CHUNKS))
-def test_no_schedule_violates_an_invariant_and_all_faults_meet_all_decisions(chunk: int, sums: Path) -> None:
-    met: Counter[tuple[str, str]] = Counter()
+def test_no_schedule_violates_an_invariant(chunk: int) -> None:
     for seed in range(chunk * _RUNS, (chunk + 1) * _RUNS):
         result = simulate(schedule(seed))
         assert result.violation is None, report(result)
-        met += result.oracle.met
-    unfinished = sums / f"{chunk}.unfinished"
-    unfinished.write_text(json.dumps([[*pair, times] for pair, times in met.items()]))
-    unfinished.replace(sums / f"{chunk}.json")
-    done = list(sums.glob("*.json"))
-    if len(done) == _CHUNKS:  # whoever is last looks at all
-        met = Counter()
-        for path in done:
-            met += Counter({(fault, kind): times for fault, kind, times in json.loads(path.read_text())})
-        assert never_met(met) == []
 
 
 @pytest.mark.parametrize("name", [*FOUND, *RULES])
