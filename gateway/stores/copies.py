@@ -8,6 +8,7 @@ replica has fetched itself counts at once, whether Redis was told or not.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,8 +24,11 @@ from gateway.stores.memory import ListingCopy, Shelves
 from gateway.stores.redis import InvalidationMessage
 from gateway.stores.validity import Proof, Standing, Validity
 
-# This many messages of this many listings are remembered; what is older than a forgotten one is not believed.
-_MOST_MESSAGES = 16
+# Messages are remembered for so many seconds, and up to so many; a reply from before a forgotten one is not believed.
+_MESSAGE_SECONDS = 5.0
+_MOST_MESSAGES = 50_000
+# This many fetches of one listing that Redis was not told of are remembered: more than can be under way at once.
+_MOST_FETCHES = 256
 _MOST_LISTINGS = 10_000
 # And digests of ids of fetched pages of this many bytes.
 _MOST_ID_BYTES = 16 << 20
@@ -43,26 +47,31 @@ class Known(NamedTuple):
 
 
 class _Messages:
-    """The latest messages of each listing, with the monotonic times at which they were received."""
+    """The latest messages by listing, with the monotonic times at which they were received.
+
+    They are remembered for longer than a round trip to Redis takes. A burst of misses stores many pages of one listing
+    within one: each reply has to be compared with all of their messages.
+    """
 
     def __init__(self) -> None:
-        self._of: dict[str, list[tuple[float, InvalidationMessage]]] = {}
-        self._forgotten: dict[str, float] = {}
-        self._all_forgotten = -math.inf
+        self._of: dict[str, deque[tuple[float, InvalidationMessage]]] = {}
+        self._listings: deque[str] = deque()
+        self._forgotten = -math.inf
 
     def note(self, message: InvalidationMessage, now: float) -> None:
-        if message.listing not in self._of and len(self._of) >= _MOST_LISTINGS:
-            self._of.clear()
-            self._forgotten.clear()
-            self._all_forgotten = now
-        known = self._of.setdefault(message.listing, [])
-        known.append((now, message))
-        if len(known) > _MOST_MESSAGES:
-            self._forgotten[message.listing] = known.pop(0)[0]
+        """Remember a message."""
+        self._of.setdefault(message.listing, deque()).append((now, message))
+        self._listings.append(message.listing)
+        while len(self._listings) > _MOST_MESSAGES or self._of[self._listings[0]][0][0] < now - _MESSAGE_SECONDS:
+            listing = self._listings.popleft()
+            known = self._of[listing]
+            self._forgotten = known.popleft()[0]
+            if not known:
+                del self._of[listing]
 
     def since(self, listing: str, at: float) -> list[InvalidationMessage] | None:
         """Give the messages of a listing that were received at or after a moment; None if some were forgotten."""
-        if at <= max(self._all_forgotten, self._forgotten.get(listing, -math.inf)):
+        if at <= self._forgotten:
             return None
         return [message for when, message in self._of.get(listing, ()) if when >= at]
 
@@ -106,7 +115,7 @@ class _OwnFetches:
             self._id_bytes = 0
         known = self._of.get(listing, [])
         untold_here = [one for one in known if not one.shared]
-        if len(untold_here) >= _MOST_MESSAGES:
+        if len(untold_here) >= _MOST_FETCHES:
             oldest = min(untold_here, key=lambda one: one.at)
             known = [one for one in known if one is not oldest]
             self._forgotten[listing] = max(oldest.at, self._forgotten.get(listing, -math.inf))

@@ -109,10 +109,18 @@ def test_pages_from_before_a_forgotten_own_fetch_are_not_taken() -> None:
     replica = _Replica()
     first = FIRST, replica.fetch(FIRST)
     replica.see(SECOND, total=101)
-    for number in range(16):  # the list has returned to 100; these push the first fetch out
+    for number in range(256):  # the list has returned to 100; these push the first fetch out
         replica.see(address(offset=20 + 10 * number))
     later = replica.stored(first, (SECOND, replica.fetch(SECOND)))
     assert offsets(replica.copies.as_of_fetches(later)) == [10]
+
+
+def test_a_burst_of_own_fetches_takes_nothing_from_a_directory_of_the_same_state() -> None:
+    replica = _Replica()
+    burst = [address(offset=10 * number) for number in range(64)]
+    fetched = [(where, replica.see(where)[0]) for where in burst]
+    stored = replica.stored(fetched[20])
+    assert replica.copies.as_of_fetches(stored) is stored
 
 
 def test_pages_of_every_listing_from_before_too_many_own_fetches_are_not_taken() -> None:
@@ -130,7 +138,7 @@ def test_pages_of_every_listing_from_before_too_many_own_fetches_are_not_taken()
 def test_a_page_from_before_a_forgotten_own_fetch_is_not_kept_in_memory() -> None:
     replica = _Replica()
     late, proof = replica.fetch(FIRST), replica.validity.proof()
-    for number in range(17):
+    for number in range(257):
         replica.see(address(offset=20 + 10 * number))
     assert replica.copies.keep(FIRST, late, "p", proof).outcome == "older"
     fresh, proof = replica.fetch(FIRST), replica.validity.proof()
