@@ -127,6 +127,11 @@ class Directory(msgspec.Struct, frozen=True, array_like=True, dict=True):
         return tuple(sorted((page for page in self.pages if page.moulded), key=lambda page: page.offset))
 
     @cached_property
+    def spans(self) -> tuple[tuple[int, int, float, Sight], ...]:
+        """First index, end and start of the fetch of each page: many pages may be compared with one directory."""
+        return tuple((page.first, page.end, page.started, page) for page in self.pages)
+
+    @cached_property
     def reach(self) -> tuple[int, ...]:
         """How far the listing is shown by the `moulded` pages up to each: the largest end so far."""
         return tuple(accumulate((page.end for page in self.moulded), max))
@@ -257,8 +262,15 @@ def after(known: Directory, page: Sight, total: int | None) -> Directory | None:
     If the page shows another state than anything that was fetched before it, only what was fetched after it is left.
     The list may have returned to an earlier total since, which does not make the pages from before right again.
     """
-    if known.total == total and all(other.started > page.started or agree(page, other) for other in known.pages):
+    if known.since > page.started:
         return known
+    if known.total == total:
+        first, end, started = page.first, page.end, page.started
+        for other_first, other_end, other_started, other in known.spans:
+            if other_first < end and first < other_end and other_started <= started and not agree(page, other):
+                break
+        else:
+            return known
     return fetched_after(known, page.started)
 
 

@@ -28,7 +28,7 @@ from gateway.stores.validity import Proof, Standing, Validity
 _MESSAGE_SECONDS = 5.0
 _MOST_MESSAGES = 50_000
 # This many fetches of one listing that Redis was not told of are remembered: more than can be under way at once.
-_MOST_FETCHES = 256
+_MOST_FETCHES = 128
 _MOST_LISTINGS = 10_000
 # And digests of ids of fetched pages of this many bytes.
 _MOST_ID_BYTES = 16 << 20
@@ -211,14 +211,20 @@ class Copies:
 
     def as_of_fetches(self, directory: Directory) -> Directory | None:
         """A directory without what later fetches of this replica contradict; None if nothing of it is current."""
-        # Dated anew: the clock may have been set since.
-        passed = self._clock.now() - self._clock.monotonic()
-        left = fetched_after(directory, passed + self._own.forgotten(directory.listing))
+        left = fetched_after(directory, self._wall(self._own.forgotten(directory.listing)))
         for fetch in self._own.of(directory.listing):
             if left is None:
                 return None
-            left = after(left, structs.replace(fetch.page, started=passed + fetch.at), fetch.total)
+            left = self._as_of_fetch(left, fetch)
         return left
+
+    def _as_of_fetch(self, directory: Directory, fetch: _OwnFetch) -> Directory | None:
+        # Dated anew: the clock may have been set since.
+        return after(directory, structs.replace(fetch.page, started=self._wall(fetch.at)), fetch.total)
+
+    def _wall(self, at: float) -> float:
+        """Give the Unix time of a monotonic one."""
+        return self._clock.now() - self._clock.monotonic() + at
 
     def fetched_alone(self, address: Address, shelf: Shelf) -> Candidate | None:
         """The page that this replica fetched while Redis was away, if Redis has none that was fetched later."""
@@ -313,7 +319,11 @@ class Copies:
         """End the generation in this process if the page shows another state, and do not take it from Redis again."""
         self._own.note(address.listing, _OwnFetch(candidate.sight, candidate.total, proof.at))
         held = self._near.listing(address.listing)
-        if held is not None and not held.ended and self.as_of_fetches(held.directory) is not held.directory:
+        if (
+            held is not None and not held.ended
+            # The earlier fetches were compared with it when they were made.
+            and self._as_of_fetch(held.directory, self._own.of(address.listing)[-1]) is not held.directory
+        ):  # fmt: skip
             self.end(address.listing)
             self._validity.seals.break_one(address.aoi_id)
 

@@ -109,7 +109,7 @@ def test_pages_from_before_a_forgotten_own_fetch_are_not_taken() -> None:
     replica = _Replica()
     first = FIRST, replica.fetch(FIRST)
     replica.see(SECOND, total=101)
-    for number in range(256):  # the list has returned to 100; these push the first fetch out
+    for number in range(128):  # the list has returned to 100; these push the first fetch out
         replica.see(address(offset=20 + 10 * number))
     later = replica.stored(first, (SECOND, replica.fetch(SECOND)))
     assert offsets(replica.copies.as_of_fetches(later)) == [10]
@@ -138,7 +138,7 @@ def test_pages_of_every_listing_from_before_too_many_own_fetches_are_not_taken()
 def test_a_page_from_before_a_forgotten_own_fetch_is_not_kept_in_memory() -> None:
     replica = _Replica()
     late, proof = replica.fetch(FIRST), replica.validity.proof()
-    for number in range(257):
+    for number in range(129):
         replica.see(address(offset=20 + 10 * number))
     assert replica.copies.keep(FIRST, late, "p", proof).outcome == "older"
     fresh, proof = replica.fetch(FIRST), replica.validity.proof()
