@@ -39,8 +39,8 @@ SEEDS ?= 0-1999
 simulate: $(VENV)/.development ## Run schedules of faults on virtual time: replicas, Redis and vendor (SEEDS=0-1999).
 	@cd tests && ../$(BIN)/python -m simulation --seeds $(SEEDS)
 
-bench: $(VENV)/.development ## Measure: vendor calls, faults, freshness, memory, and costs beside nginx's (some 20 minutes).
-	@for name in stampede windows faults freshness eviction memory hits distance growth starting scraping; do \
+bench: $(VENV)/.development ## Measure: vendor calls, faults, freshness, memory, costs beside nginx's, consistency (some 20 minutes).
+	@for name in stampede windows faults freshness eviction memory hits distance growth starting scraping consistency; do \
 		echo; echo "== $$name"; $(BIN)/python tests/bench/$$name.py || exit 1; done
 
 soak: $(VENV)/.development ## Minutes of random faults: wrong bodies, unexplained errors, memory (SOAK_SECONDS=180).

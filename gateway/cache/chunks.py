@@ -54,7 +54,10 @@ class ChunkedFetch:
         return self._needed(query, directory.total if directory is not None and known else None)
 
     async def fetch(self, request: FetchRequest, found: LookupResult) -> SharedResult | None:
-        """Fetch the chunks that a window needs. None if the page has to be fetched as requested. Raises as `Fetcher.fetch`."""
+        """Fetch the chunks of a window; None if the page has to be fetched as requested.
+
+        Raises as `Fetcher.fetch`.
+        """
         every: list[SharedResult] = []
         since = math.inf
         for _ in range(_ROUNDS):

@@ -95,6 +95,11 @@ class Directory(msgspec.Struct, frozen=True, array_like=True, dict=True):
     """Orders the directories of a listing in the order in which Redis stored them."""
     shared: str = ""
     """The name of the generation that this one continues in one process alone; empty for a generation of all."""
+    not_before: float = 0.0
+    """When the latest fetch began that this generation, or one before it, has contradicted.
+
+    A page from before that is not filed, even if it agrees: the list may have returned to an earlier state.
+    """
 
     def owns(self, generation: str, started: float) -> bool:
         """Whether a page that was filed under this name, and whose fetch began then, is of this generation."""
@@ -120,6 +125,11 @@ class Directory(msgspec.Struct, frozen=True, array_like=True, dict=True):
     def moulded(self) -> tuple[Sight, ...]:
         """The pages that windows can be cut from, by offset."""
         return tuple(sorted((page for page in self.pages if page.moulded), key=lambda page: page.offset))
+
+    @cached_property
+    def spans(self) -> tuple[tuple[int, int, float, Sight], ...]:
+        """First index, end and start of the fetch of each page: many pages may be compared with one directory."""
+        return tuple((page.first, page.end, page.started, page) for page in self.pages)
 
     @cached_property
     def reach(self) -> tuple[int, ...]:
@@ -208,13 +218,15 @@ def file(
     if known is None or known.epoch != epoch:
         evidence = repr(page.started).encode() + own
         return _ended(page, total, evidence, listing=listing, epoch=epoch, before=None, now=now)
+    if page.started < known.not_before:
+        return Filed(known, known.generation, "older")
     beaten = _contradicted(known, page, total)
     if beaten is not None:
         evidence = b"" if known.total != total else shown
         evidence += own
         if page.started < beaten:
             return Filed(known, _name(listing, epoch, known.generation, total, evidence), "older")
-        return _ended(page, total, evidence, listing=listing, epoch=epoch, before=known, now=now)
+        return _ended(page, total, evidence, listing=listing, epoch=epoch, before=known, beaten=beaten, now=now)
     others = []
     for other in known.pages:
         if (other.offset, other.limit) != (page.offset, page.limit):
@@ -250,8 +262,15 @@ def after(known: Directory, page: Sight, total: int | None) -> Directory | None:
     If the page shows another state than anything that was fetched before it, only what was fetched after it is left.
     The list may have returned to an earlier total since, which does not make the pages from before right again.
     """
-    if known.total == total and all(other.started > page.started or agree(page, other) for other in known.pages):
+    if known.since > page.started:
         return known
+    if known.total == total:
+        first, end, started = page.first, page.end, page.started
+        for other_first, other_end, other_started, other in known.spans:
+            if other_first < end and first < other_end and other_started <= started and not agree(page, other):
+                break
+        else:
+            return known
     return fetched_after(known, page.started)
 
 
@@ -267,6 +286,8 @@ def fetched_after(known: Directory, at: float) -> Directory | None:
 
 def precedes(page: Sight, total: int | None, known: Directory) -> bool:
     """Tell whether a directory knows a later fetch of the same page, or one that shows another state."""
+    if page.started < known.not_before:
+        return True
     beaten = _contradicted(known, page, total)
     same = known.seen(page.offset, page.limit)
     return (beaten is not None and page.started < beaten) or (same is not None and page.started < same.started)
@@ -296,14 +317,22 @@ def agree(one: Sight, other: Sight) -> bool:
 
 
 def _ended(
-    page: Sight, total: int | None, evidence: bytes, *, listing: str, epoch: str, before: Directory | None, now: float
+    page: Sight,
+    total: int | None,
+    evidence: bytes,
+    *,
+    listing: str,
+    epoch: str,
+    before: Directory | None,
+    beaten: float = 0.0,
+    now: float,
 ) -> Filed:
     name = _name(listing, epoch, "" if before is None else before.generation, total, evidence)
     until = page.until if before is None else max(page.until, before.until)
     directory = Directory(
         listing, epoch, name, total, since=page.started, until=until, pages=(page,),
         confirmed=page.started if before is None else max(page.started, before.confirmed),
-        revision=_next_revision(before, now),
+        revision=_next_revision(before, now), not_before=max(beaten, 0.0 if before is None else before.not_before),
     )  # fmt: skip
     return Filed(directory, name, "ended")
 

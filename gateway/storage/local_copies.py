@@ -8,6 +8,7 @@ replica has fetched itself counts at once, whether Redis was told or not.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,8 +23,11 @@ from gateway.storage.memory import ListingCopy, Shelves
 from gateway.storage.redis.store import InvalidationMessage
 from gateway.storage.validity import Proof, Standing, Validity
 
-# This many messages of this many listings are remembered; what is older than a forgotten one is not believed.
-_MOST_MESSAGES = 16
+# Messages are remembered for so many seconds, and up to so many; a reply from before a forgotten one is not believed.
+_MESSAGE_SECONDS = 5.0
+_MOST_MESSAGES = 50_000
+# This many fetches of one listing that Redis was not told of are remembered: more than can be under way at once.
+_MOST_FETCHES = 128
 _MOST_LISTINGS = 10_000
 # And digests of ids of fetched pages of this many bytes.
 _MOST_ID_BYTES = 16 << 20
@@ -42,78 +46,87 @@ class Known(NamedTuple):
 
 
 class _Messages:
-    """The latest messages of each listing, with the monotonic times at which they were received."""
+    """The latest messages by listing, with the monotonic times at which they were received.
+
+    They are remembered for longer than a round trip to Redis takes. A burst of misses stores many pages of one listing
+    within one: each reply has to be compared with all of their messages.
+    """
 
     def __init__(self) -> None:
-        self._of: dict[str, list[tuple[float, InvalidationMessage]]] = {}
-        self._forgotten: dict[str, float] = {}
-        self._all_forgotten = -math.inf
+        self._of: dict[str, deque[tuple[float, InvalidationMessage]]] = {}
+        self._listings: deque[str] = deque()
+        self._forgotten = -math.inf
 
     def note(self, message: InvalidationMessage, now: float) -> None:
-        if message.listing not in self._of and len(self._of) >= _MOST_LISTINGS:
-            self._of.clear()
-            self._forgotten.clear()
-            self._all_forgotten = now
-        known = self._of.setdefault(message.listing, [])
-        known.append((now, message))
-        if len(known) > _MOST_MESSAGES:
-            self._forgotten[message.listing] = known.pop(0)[0]
+        """Remember a message."""
+        self._of.setdefault(message.listing, deque()).append((now, message))
+        self._listings.append(message.listing)
+        while len(self._listings) > _MOST_MESSAGES or self._of[self._listings[0]][0][0] < now - _MESSAGE_SECONDS:
+            listing = self._listings.popleft()
+            known = self._of[listing]
+            self._forgotten = known.popleft()[0]
+            if not known:
+                del self._of[listing]
 
     def since(self, listing: str, at: float) -> list[InvalidationMessage] | None:
         """Give the messages of a listing that were received at or after a moment; None if some were forgotten."""
-        if at <= max(self._all_forgotten, self._forgotten.get(listing, -math.inf)):
+        if at <= self._forgotten:
             return None
         return [message for when, message in self._of.get(listing, ()) if when >= at]
 
 
 class _OwnFetch(NamedTuple):
-    """What a fetch of this replica showed. `at` is when it was sent (monotonic)."""
+    """What a fetch of this replica showed. `at` is when it was sent (monotonic).
+
+    `shared` tells that Redis has compared it with its directory.
+    """
 
     page: Sight
     total: int | None
     at: float
+    shared: bool = False
 
 
 class _OwnFetches:
-    """What this replica has fetched and Redis has not compared with its directory yet.
+    """What this replica's own fetches have shown: those that Redis was not told of, and the latest of which it was.
 
-    Redis' directories do not take it into account, so they are compared with it here. What was forgotten is replaced by
-    its time: of what was fetched before that, nothing is known to be right.
+    Redis' directories do not take the former into account, and no longer the latter if Redis has lost the directory. So
+    they are compared with both here. One that Redis was not told of and that is forgotten is replaced by its time: of
+    what was fetched before that, nothing is known to be right.
     """
 
     def __init__(self) -> None:
         self._of: dict[str, list[_OwnFetch]] = {}
         self._forgotten: dict[str, float] = {}
         self._all_forgotten = -math.inf
-        self._ids = 0
+        self._id_bytes = 0
 
     def note(self, listing: str, fetch: _OwnFetch) -> None:
-        """Remember a fetch."""
+        """Remember a fetch that Redis is not told of yet."""
         if (
             (listing not in self._of and max(len(self._of), len(self._forgotten)) >= _MOST_LISTINGS)
-            or self._ids >= _MOST_ID_BYTES
+            or self._id_bytes >= _MOST_ID_BYTES
         ):  # fmt: skip
+            untold = (one.at for known in self._of.values() for one in known if not one.shared)
+            self._all_forgotten = max((self._all_forgotten, *self._forgotten.values(), *untold))
             self._of.clear()
             self._forgotten.clear()
-            self._all_forgotten = fetch.at
-            self._ids = 0
-        known = self._of.setdefault(listing, [])
-        known.append(fetch)
-        self._ids += len(fetch.page.ids)
-        if len(known) > _MOST_MESSAGES:
-            forgotten = known.pop(0)
-            self._ids -= len(forgotten.page.ids)
-            self._forgotten[listing] = max(forgotten.at, self._forgotten.get(listing, -math.inf))
-
-    def forget(self, listing: str, at: float, page: Sight) -> None:
-        """Forget a fetch that Redis' directories take into account from now on."""
+            self._id_bytes = 0
         known = self._of.get(listing, [])
-        left = [one for one in known if (one.at, one.page) != (at, page)]
-        self._ids -= len(page.ids) * (len(known) - len(left))
-        if left:
-            self._of[listing] = left
-        else:
-            self._of.pop(listing, None)
+        untold_here = [one for one in known if not one.shared]
+        if len(untold_here) >= _MOST_FETCHES:
+            oldest = min(untold_here, key=lambda one: one.at)
+            known = [one for one in known if one is not oldest]
+            self._forgotten[listing] = max(oldest.at, self._forgotten.get(listing, -math.inf))
+        self._replace(listing, [*known, fetch])
+
+    def note_shared(self, listing: str, at: float, page: Sight) -> None:
+        """Note that Redis' directories take a fetch into account from now on."""
+        known = [
+            one._replace(shared=True) if (one.at, one.page) == (at, page) else one for one in self._of.get(listing, ())
+        ]
+        latest = max((one.at for one in known if one.shared), default=-math.inf)
+        self._replace(listing, [one for one in known if not one.shared or one.at == latest])
 
     def of(self, listing: str) -> Sequence[_OwnFetch]:
         """Give the fetches of a listing."""
@@ -122,6 +135,11 @@ class _OwnFetches:
     def forgotten(self, listing: str) -> float:
         """Give the time of the latest fetch of a listing that was forgotten (monotonic)."""
         return max(self._all_forgotten, self._forgotten.get(listing, -math.inf))
+
+    def _replace(self, listing: str, fetches: list[_OwnFetch]) -> None:
+        self._id_bytes += sum(len(one.page.ids) for one in fetches)
+        self._id_bytes -= sum(len(one.page.ids) for one in self._of.get(listing, ()))
+        self._of[listing] = fetches
 
 
 class Copies:
@@ -191,18 +209,21 @@ class Copies:
         return entry if entry is not None and seen is not None and seen.started == entry.started else None
 
     def as_of_fetches(self, directory: Directory) -> Directory | None:
-        """A directory without what later fetches of this replica contradict; None if nothing of it is current.
-
-        Those that Redis was told of are not compared: its directories take them into account.
-        """
-        # Dated anew: the clock may have been set since.
-        passed = self._clock.now() - self._clock.monotonic()
-        left = fetched_after(directory, passed + self._own.forgotten(directory.listing))
+        """A directory without what later fetches of this replica contradict; None if nothing of it is current."""
+        left = fetched_after(directory, self._wall(self._own.forgotten(directory.listing)))
         for fetch in self._own.of(directory.listing):
             if left is None:
                 return None
-            left = after(left, structs.replace(fetch.page, started=passed + fetch.at), fetch.total)
+            left = self._as_of_fetch(left, fetch)
         return left
+
+    def _as_of_fetch(self, directory: Directory, fetch: _OwnFetch) -> Directory | None:
+        # Dated anew: the clock may have been set since.
+        return after(directory, structs.replace(fetch.page, started=self._wall(fetch.at)), fetch.total)
+
+    def _wall(self, at: float) -> float:
+        """Give the Unix time of a monotonic one."""
+        return self._clock.now() - self._clock.monotonic() + at
 
     def fetched_alone(self, address: Address, shelf: Shelf) -> Candidate | None:
         """The page that this replica fetched while Redis was away, if Redis has none that was fetched later."""
@@ -297,13 +318,17 @@ class Copies:
         """End the generation in this process if the page shows another state, and do not take it from Redis again."""
         self._own.note(address.listing, _OwnFetch(candidate.sight, candidate.total, proof.at))
         held = self._near.listing(address.listing)
-        if held is not None and not held.ended and self.as_of_fetches(held.directory) is not held.directory:
+        if (
+            held is not None and not held.ended
+            # The earlier fetches were compared with it when they were made.
+            and self._as_of_fetch(held.directory, self._own.of(address.listing)[-1]) is not held.directory
+        ):  # fmt: skip
             self.end(address.listing)
             self._validity.validity_tokens.invalidate(address.aoi_id)
 
     def note_shared(self, listing: str, candidate: Candidate, proof: Proof) -> None:
-        """Forget a page that Redis has compared with those before it."""
-        self._own.forget(listing, proof.at, candidate.sight)
+        """Note that Redis has compared a fetched page with those before it."""
+        self._own.note_shared(listing, proof.at, candidate.sight)
 
     def end(self, listing: str) -> None:
         """End the generation of a listing in this process, and do not believe what was asked for before."""

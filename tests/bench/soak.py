@@ -204,7 +204,7 @@ async def soak(redis: RealRedis, processes: list[Process]) -> Findings:
         processes.append(spawn("serve", "--port", "0", environ=environ))
         found = await asyncio.to_thread(processes[-1].wait_for, r"listening.*http://127\.0\.0\.1:(\d+)")
         ports.append(int(found[1]))
-        _drain_output(processes[-1])
+        drain_output(processes[-1])
     this = Soak(redis, vendor, ports, processes)
     for aoi in this.aois:
         this.change(aoi)
@@ -216,7 +216,7 @@ async def soak(redis: RealRedis, processes: list[Process]) -> Findings:
     return this.findings
 
 
-def _drain_output(process: Process) -> None:
+def drain_output(process: Process) -> None:
     """Read what the process writes, so that it is never held up, and keep nothing of it but tracebacks."""
     stream = process.process.stdout
     assert stream is not None

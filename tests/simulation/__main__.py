@@ -10,8 +10,20 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from simulation.oracle import DECISIONS
 from simulation.schedule import Schedule, schedule
 from simulation.world import Result, simulate
+
+# So many runs are enough for every pair of `FAULTS` and `DECISIONS` to meet.
+ENOUGH = 360
+FAULTS = (
+    "change", "clock", "cut", "emptied", "evicted", "failover", "full", "half-open", "hang", "kill", "leave", "limits",
+    "partition", "purge", "restart", "soft purge", "spikes", "vendor error", "vendor hang", "vendor pause",
+    "vendor reset",
+)  # fmt: skip
+# Pairs that cannot meet, but for an accident. A page is in grace three seconds after its fetch at the earliest. These
+# faults leave no copies to a replica, and are over for the oracle when what was fetched after them is so old.
+EXCLUDED = {(fault, "grace") for fault in ("cut", "emptied", "evicted", "failover", "restart")}
 
 Numbers = tuple[Counter[tuple[str, str]], Counter[str], int]
 
@@ -71,19 +83,19 @@ def numbers_of(result: Result) -> Numbers:
 
 def table(met: Counter[tuple[str, str]], decisions: Counter[str]) -> str:
     """How often each kind of fault met each kind of decision."""
-    faults = sorted({fault for fault, _ in met})
-    kinds = [kind for kind, _ in decisions.most_common()]
-    width = max(map(len, faults), default=0) + 2
-    head = " " * width + "".join(f"{kind:>14}" for kind in kinds)
-    rows = [f"{fault:<{width}}" + "".join(f"{met[fault, kind]:>14}" for kind in kinds) for fault in faults]
-    total = f"{'all':<{width}}" + "".join(f"{decisions[kind]:>14}" for kind in kinds)
+    width = max(map(len, FAULTS)) + 2
+    head = " " * width + "".join(f"{kind:>12}" for kind in DECISIONS)
+    rows = [f"{fault:<{width}}" + "".join(f"{met[fault, kind]:>12}" for kind in DECISIONS) for fault in FAULTS]
+    total = f"{'all':<{width}}" + "".join(f"{decisions[kind]:>12}" for kind in DECISIONS)
     return "\n".join([head, *rows, total])
 
 
-def never_met(met: Counter[tuple[str, str]], decisions: Counter[str]) -> list[str]:
-    """Pairs of a kind of fault and a kind of decision that did not meet once."""
-    faults = sorted({fault for fault, _ in met})
-    return [f"{fault} / {kind}" for fault in faults for kind in decisions if not met[fault, kind]]
+def never_met(met: Counter[tuple[str, str]]) -> list[str]:
+    """Pairs of a kind of fault and a kind of decision that did not meet once, and should have."""
+    return [
+        f"{fault} / {kind}" for fault in FAULTS for kind in DECISIONS
+        if not met[fault, kind] and (fault, kind) not in EXCLUDED
+    ]  # fmt: skip
 
 
 def _run(seed: int) -> tuple[int, str | None, Numbers]:
@@ -143,7 +155,7 @@ def main() -> int:
     print(f"{len(seeds)} runs in {took:.0f} s; {replayed} answers by the fast path; {len(failed)} failed")
     for seed, _ in failed[:3]:
         print(report(simulate(schedule(seed))))
-    missing = never_met(met, decisions) if len(seeds) >= 500 else []
+    missing = never_met(met) if len(seeds) >= ENOUGH else []
     if missing:
         print("never met: " + ", ".join(missing))
     return 1 if failed or missing else 0

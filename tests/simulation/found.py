@@ -27,6 +27,14 @@ def _hang(at: float, seconds: float) -> Event:
     return Event(at, "hang redis", {"seconds": seconds})
 
 
+def _stall(at: float, replica: int, seconds: float, which: str = "pubsub", *, new: bool = False) -> Event:
+    return Event(at, "stall", {"replica": replica, "which": which, "seconds": seconds, "new": new})
+
+
+def _vendor(at: float, fault: str, seconds: float) -> Event:
+    return Event(at, "vendor", {"fault": fault, "seconds": seconds})
+
+
 def _kill(at: float, seconds: float, memory: str = "empty") -> Event:
     return Event(at, "kill redis", {"seconds": seconds, "memory": memory})
 
@@ -48,6 +56,15 @@ def _fail_over(at: float, clock: float) -> Event:
 
 
 FOUND: dict[str, Schedule] = {
+    "a directory whose dates are ahead is replaced by one that receivers take for newer": _run(
+        Event(1.5, "redis clock", {"by": 30.0}),
+        _restart(1.55, 1, 0.0),
+        _ask(2.0, 1),
+        _ask(2.0, 1, 10),
+        _change(3.9, "gone"),
+        _ask(5.0, 0),
+        _ask(5.1, 1),
+    ),
     "a purge is missed while the subscription is cut, and Redis dies after a new one": _run(
         _ask(1.0, 0), _cut(2.0, 0), _purge(2.02, 1), _kill(4.0, 4.0), _ask(4.6, 0), _ask(5.0, 0), _ask(6.5, 0)
     ),
@@ -125,4 +142,276 @@ FOUND: dict[str, Schedule] = {
         Event(0.9, "spikes", {"share": 0.2}), Event(0.95, "slow", {"seconds": 0.3}), _ask(1.0, 0, 0, 5),
         _hang(1.03, 3.0), _change(1.3, "grow"), _ask(1.31, 0, 0, 20), _ask(1.9, 0, 0, 5), _ask(2.4, 0, 0, 5), seed=256,
     ),
+    "Redis dies after it has accepted another subscription, but before a session has begun": _run(
+        _ask(1.0, 0), _cut(2.0, 0), _purge(2.1, 1), _kill(2.514, 4.0), _ask(4.6, 0), _ask(5.0, 0)
+    ),
 }  # fmt: skip
+
+# One schedule for each rule of docs/architecture.md: without the rule, its invariant is violated.
+RULES: dict[str, Schedule] = {
+    "a purge message voids the copies of an AOI": _run(_ask(1.0, 0), _purge(2.0, 1), _ask(3.4, 0)),
+    "a message of a soft purge of everything voids copies": _run(
+        _ask(1.0, 0), _ask(1.1, 0, 10), _purge(2.0, 1, all=True, soft=True), _ask(3.4, 0), _ask(3.5, 0, 10)
+    ),
+    "a purge message voids what the fast path remembers": _run(
+        *(_ask(1.0 + number / 10, 0) for number in range(5)),
+        _purge(2.0, 1),
+        *(_ask(3.4 + number / 10, 0) for number in range(3)),
+    ),
+    "a purge of everything voids what the fast path remembers": _run(
+        *(_ask(1.0 + number / 10, 0) for number in range(5)),
+        _purge(2.0, 1, all=True),
+        *(_ask(3.4 + number / 10, 0) for number in range(3)),
+    ),
+    "a new session voids what the fast path remembers": _run(
+        *(_ask(1.0 + number / 10, 0) for number in range(5)),
+        _cut(2.0, 0),
+        _purge(2.02, 1),
+        *(_ask(4.4 + number / 10, 0) for number in range(3)),
+    ),
+    "a copy that was fetched in a gap is not valid in the next session": _run(
+        _ask(1.0, 0), _cut(2.0, 0), _ask(2.15, 0, 10), _purge(2.3, 1), _ask(4.6, 0, 10), _ask(4.7, 0)
+    ),
+    "a session ends when PINGs are not answered": _run(
+        _ask(1.0, 0), _ask(1.1, 0), _stall(1.5, 0, 6.0), _purge(2.0, 1), _ask(4.2, 0), _ask(4.3, 0), _ask(6.0, 0)
+    ),
+    "copies end some time after the last session while Redis cannot be reached": _run(
+        _ask(1.5, 0),
+        _ask(1.6, 0, 10),
+        _stall(2.0, 0, 6.0, "all", new=True),
+        _purge(2.1, 1),
+        _ask(4.5, 0),
+        _ask(4.6, 0, 10),
+        _ask(5.5, 0),
+        _ask(6.5, 0),
+    ),
+    "copies end some time after the last session while Redis hangs": _run(
+        _ask(1.5, 0), _cut(2.0, 0), _purge(2.02, 1), _hang(2.2, 6.0), _ask(4.6, 0), _ask(5.2, 0), _ask(6.0, 0)
+    ),
+    "copies end some time after the connections were reset while Redis cannot be reached": _run(
+        _ask(1.5, 0),
+        _stall(1.9, 0, 6.0, "all", new=True),
+        _cut(2.0, 0, "reset"),
+        _purge(2.1, 1),
+        _ask(4.6, 0),
+        _ask(5.5, 0),
+    ),
+    "a page that was read while a purge was under way is not served": _run(
+        _ask(1.0, 1), _hang(2.0, 0.045), _ask(2.002, 0), _purge(2.006, 1), seed=2
+    ),
+    "a soft purge and a read cross": _run(
+        _ask(1.0, 1), _hang(2.0, 0.045), _ask(2.002, 0), _purge(2.006, 1, aoi="a", soft=True), seed=2
+    ),
+    "a page is of the purged epoch of everything, and that of its AOI stands": _run(
+        _ask(1.0, 0), _ask(1.1, 1, 10), _purge(2.0, 1, all=True), _ask(3.4, 1), _ask(3.5, 0), _ask(3.6, 1, 10)
+    ),
+    "a page of before a purge is no fallback": _run(
+        _ask(1.0, 0), _ask(1.1, 1), _purge(2.0, 1), _vendor(2.1, "error", 5.0), _ask(3.4, 0), _ask(3.6, 1)
+    ),
+    "a page of before a soft purge is a fallback, and no hit": _run(
+        _ask(1.0, 0),
+        _ask(1.1, 1),
+        _purge(2.0, 1, aoi="a", soft=True),
+        _vendor(2.1, "error", 2.0),
+        _ask(3.4, 0),
+        _ask(3.6, 1),
+        _ask(5.5, 0),
+        _ask(5.6, 1),
+    ),
+    "a page is stored during a purge of its AOI": _run(
+        Event(0.5, "slow", {"seconds": 0.6}), _ask(1.0, 0), _purge(1.05, 1), _ask(2.5, 0), _ask(2.6, 1), _ask(3.0, 1)
+    ),
+    "a page is stored during a purge of everything": _run(
+        Event(0.5, "slow", {"seconds": 0.6}),
+        _ask(1.0, 0),
+        _purge(1.05, 1, all=True),
+        _ask(2.5, 0),
+        _ask(2.6, 1),
+        _ask(3.0, 1),
+    ),
+    "nobody joins a fetch from before a purge": _run(
+        Event(0.5, "slow", {"seconds": 0.8}), _ask(1.0, 0), _purge(1.05, 0), _ask(1.1, 0), _ask(1.12, 1), seed=3
+    ),
+    "nobody joins a fetch from before a purge while Redis is away": _run(
+        _kill(0.5, 0.4), Event(0.5, "slow", {"seconds": 0.8}), _ask(0.9, 0), _purge(1.4, 0), _ask(1.7, 0), seed=3
+    ),
+    "a restarted Redis has forgotten a purge": _run(
+        _ask(1.0, 0),
+        _ask(1.1, 1),
+        _purge(3.5, 1),
+        _kill(3.7, 0.3, "dump"),
+        _ask(4.9, 0),
+        _ask(5.1, 1),
+        _ask(5.3, 0),
+        _ask(6.0, 1),
+    ),
+    "a server that took over has forgotten a purge": _run(
+        _ask(1.0, 0),
+        _ask(1.1, 1),
+        _purge(2.0, 1),
+        Event(2.1, "failover", {"loses": 0.5, "clock": 0.0, "old": 0.0}),
+        _ask(3.3, 0),
+        _ask(3.5, 1),
+        _ask(4.4, 0),
+        _ask(4.6, 1),
+    ),
+    "the pub/sub connection stays at the server that was replaced": _run(
+        _ask(1.0, 0),
+        _ask(1.1, 1),
+        Event(2.0, "failover", {"loses": 0.0, "clock": 0.0, "old": 5.0}),
+        _purge(2.5, 1),
+        _ask(4.6, 0),
+        _ask(4.7, 1),
+        _ask(5.0, 0),
+    ),
+    "everything in Redis is lost, with the tokens": _run(
+        _ask(1.0, 0),
+        _purge(1.5, 1),
+        _ask(1.6, 0),
+        Event(2.0, "empty redis", {}),
+        _purge(2.2, 1),
+        _ask(3.4, 0),
+        _ask(3.6, 1),
+    ),
+    "the clock of Redis is set back": _run(
+        _ask(1.0, 0),
+        _ask(9.0, 0, 10),
+        Event(9.5, "redis clock", {"by": -3600.0}),
+        _ask(10.5, 0, 20),
+        _ask(11.0, 0),
+        _ask(14.0, 1),
+        _ask(18.0, 0, 10),
+        _ask(19.0, 0, 20),
+        _ask(19.5, 1, 20),
+    ),
+    "the clock of Redis is set forward and back": _run(
+        _ask(1.0, 0),
+        Event(1.5, "redis clock", {"by": 3600.0}),
+        _restart(2.0, 1, 0.0),
+        _ask(3.0, 1),
+        _ask(3.5, 0),
+        Event(4.0, "redis clock", {"by": -3600.0}),
+        _restart(4.5, 1, 0.0),
+        _ask(5.5, 1),
+        _ask(11.5, 1),
+        _ask(14.0, 0),
+        _ask(15.5, 1),
+    ),
+    "a page that was fetched alone gives way to one that began later": _run(
+        _ask(1.0, 0),
+        _hang(1.5, 1.0),
+        _change(1.6, "slip"),
+        _ask(1.7, 0, 5, 10),
+        _ask(2.0, 0),
+        _ask(3.4, 0),
+        _ask(3.6, 1),
+        _ask(3.8, 0),
+    ),
+    "a list slips while Redis is away, and both replicas fetch": _run(
+        _ask(1.0, 0),
+        _ask(1.05, 1),
+        _ask(1.1, 0, 10),
+        _ask(1.15, 1, 10),
+        _kill(1.5, 2.0),
+        _change(1.8, "slip"),
+        _ask(2.0, 0),
+        _ask(2.1, 0, 10),
+        _ask(2.2, 1, 10),
+        _ask(2.3, 1),
+        _ask(4.6, 0),
+        _ask(4.7, 1),
+        _ask(4.8, 0, 10),
+        _ask(4.9, 1, 10),
+    ),
+    "an order is contradicted by a page that overlaps": _run(
+        _ask(1.0, 0, 0, 10),
+        _ask(1.1, 0, 10, 10),
+        _ask(1.2, 1, 0, 10),
+        _change(1.5, "slip"),
+        _ask(1.7, 0, 5, 10),
+        _ask(1.9, 0),
+        _ask(2.0, 0, 10),
+        _ask(3.4, 1),
+        _ask(3.5, 1, 10),
+    ),
+    "a total is contradicted by any page": _run(
+        _ask(1.0, 0, 0, 10),
+        _ask(1.2, 1, 0, 10),
+        _change(1.5, "grow"),
+        _ask(1.7, 0, 20, 10),
+        _ask(1.9, 0),
+        _ask(3.2, 1),
+        _ask(3.4, 0),
+    ),
+    "a list that is gone ends its generation": _run(
+        _ask(1.0, 0), _ask(1.1, 1), _change(1.5, "gone"), _ask(1.7, 0, 20), _ask(1.9, 0), _ask(3.2, 1)
+    ),
+    "commands reach the server that took over, and messages come from the one before": _run(
+        _ask(1.0, 0),
+        Event(2.0, "failover", {"loses": 0.0, "clock": 0.0, "old": 8.0}),
+        _ask(2.8, 0),
+        _ask(2.9, 0, 10),
+        _purge(3.2, 1),
+        _ask(5.6, 0),
+        _ask(5.8, 0, 10),
+    ),
+    "Redis dies while nothing arrives on the pub/sub connection": _run(
+        _ask(1.5, 0), _stall(1.9, 0, 8.0), _purge(2.1, 1), _kill(2.3, 6.0), _ask(4.8, 0), _ask(5.5, 0)
+    ),
+    "Redis was down for all, and comes back for others": _run(
+        _ask(1.8, 0), _kill(2.0, 1.0), _stall(2.8, 0, 6.0, "all", new=True), _purge(4.2, 1), _ask(6.6, 0), _ask(7.0, 0)
+    ),
+    "everything is purged just before a page is stored": _run(
+        Event(0.5, "slow", {"seconds": 0.6}), _ask(1.0, 0), _purge(1.43, 1, all=True), _ask(2.6, 0), _ask(2.7, 1)
+    ),
+    "a page of before a purge is no fallback when Redis has gone": _run(
+        _ask(1.0, 0),
+        _ask(1.1, 1),
+        _purge(2.0, 1),
+        _kill(3.1, 3.0),
+        _vendor(3.1, "error", 3.0),
+        _ask(3.5, 0),
+        _ask(3.9, 1),
+    ),
+    "nobody joins a fetch from before a purge while Redis is left alone": _run(
+        Event(0.5, "slow", {"seconds": 0.8}), _hang(2.0, 0.07), _ask(2.002, 0), _purge(2.1, 1), _ask(2.2, 0), seed=3
+    ),
+    "the clock is set while a page is fetched": _run(
+        Event(9.0, "redis clock", {"by": -3600.0}),
+        Event(9.0, "slow", {"seconds": 0.9}),
+        _ask(9.95, 0),
+        _ask(10.0, 1, 10),
+        _ask(19.5, 0),
+        _ask(19.6, 1, 10),
+        _ask(21.0, 0),
+    ),
+}
+
+# What some of them have to be answered with in the end, besides that nothing wrong is served.
+EXPECTED: dict[str, tuple[Schedule, str]] = {
+    "a page of before a soft purge is a fallback from Redis": (
+        _run(
+            _ask(1.0, 0),
+            _purge(2.0, 1, aoi="a", soft=True),
+            _restart(2.5, 0, 0.0),
+            _vendor(2.5, "error", 3.0),
+            _ask(3.5, 0),
+        ),
+        "fallback",
+    ),
+    "a page of before a soft purge is a fallback from memory while Redis is away": (
+        _run(
+            _ask(1.0, 0), _purge(2.0, 1, aoi="a", soft=True), _kill(2.5, 3.0), _vendor(2.5, "error", 3.0), _ask(3.5, 0)
+        ),
+        "fallback",
+    ),
+    "a page outlives memory_max_age while Redis is down for all": (
+        _run(_ask(1.0, 0), _kill(1.5, 6.0), _ask(5.5, 0)),
+        "hit",
+    ),
+    "a page that was fetched alone is stored when Redis is back": (
+        _run(_kill(0.5, 1.5), _ask(1.0, 0), _ask(4.0, 0), _ask(4.5, 1)),
+        "hit",
+    ),
+    "a window is cut from two pages that overlap": (_run(_ask(1.0, 0), _ask(1.2, 0, 9), _ask(1.6, 0, 5)), "window"),
+}

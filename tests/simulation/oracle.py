@@ -11,9 +11,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.storage.redis.store import InvalidationMessage
 from simulation.vendor import Call, SimulatedVendor, page_body
 from simulation.virtual import VirtualLoop
 
+# What a gateway may decide: a fresh page, one cut from others, one in grace, a cached 404; a page that it fetched and
+# stored, or could not store, or that another request fetched; an old page because the vendor fails; no page.
+DECISIONS = ("hit", "window", "grace", "negative", "stored", "not stored", "collapsed", "fallback", "error")
 # The lifetimes that the simulated gateways are configured with (see `world.FLAGS`), in seconds.
 FRESH = {True: 6.0, False: 3.0}
 NOT_FOUND = 3.0
@@ -25,7 +29,9 @@ HEARD = 1.0
 # How long an answer of the vendor may take on its way.
 _ON_ITS_WAY = 2.1
 # For so long a fault counts as met by the decisions made after it.
-_AFTER = 3.0
+_AFTER = 4.0
+# A message of a purge may arrive so long after its answer, if Redis was stopped meanwhile.
+_LATEST = 8.0
 
 _EXPECTED_ERRORS = {
     (400, "not_found"), (502, "upstream_unreachable"), (503, "upstream_circuit_open"), (503, "upstream_error"),
@@ -44,13 +50,14 @@ class Violation(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a client of a replica got. Times are those of the loop."""
+    """What a client of a replica got. Times are those of the loop; `sent` is when the replica sent the last of it."""
 
     replica: str
     aoi: str
     offset: int
     limit: int
     began: float
+    sent: float
     ended: float
     status: int
     headers: dict[str, str]
@@ -68,14 +75,13 @@ class Answer:
 
     @property
     def decision(self) -> str:
-        """What the gateway decided."""
+        """What the gateway decided: one of `DECISIONS`."""
         if self.status not in {200, 404} or not self.cache:
             return "error"
-        if self.status == 404:
-            return "negative" if self.is_hit else "miss"
         if self.is_hit:
-            grace = "ttl=-" in self.cache
-            return ("grace" if grace else "hit") + (" window" if "window" in self.cache else "")
+            if "ttl=-" in self.cache:
+                return "grace"
+            return "negative" if self.status == 404 else "window" if "window" in self.cache else "hit"
         if "stale-if-error" in self.cache:
             return "fallback"
         if "collapsed" in self.cache:
@@ -107,13 +113,24 @@ class Answer:
         return [int(found[1])] if found else []
 
 
-@dataclass(frozen=True)
-class _Purge:
+@dataclass
+class Purge:
+    """A purge, of an AOI or (None) of everything."""
+
     aoi: str | None
     began: float
     ended: float
     soft: bool
     replica: str
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """A message that reached a replica, and the vendor's call that it tells of, where that is known for certain."""
+
+    at: float
+    message: InvalidationMessage
+    call: Call | None
 
 
 @dataclass
@@ -138,7 +155,9 @@ class Oracle:
         self._loop = loop
         self._vendor = vendor
         self.began = 0.0
-        self.purges: list[_Purge] = []
+        self.purges: list[Purge] = []
+        self.started: list[Purge] = []
+        """Purges that were confirmed or not, or are under way."""
         self.faults: list[_Fault] = []
         self.limits: list[tuple[float, int]] = [(0.0, 1000)]
         self.met: Counter[tuple[str, str]] = Counter()
@@ -146,14 +165,37 @@ class Oracle:
         self.replayed = 0
         self._generations: dict[str, _Generation] = {}
         self._fetched: list[tuple[Answer, Call]] = []
+        self._heard: dict[str, list[_Heard]] = {}
 
     def note(self, kind: str, began: float, ended: float, replica: str | None = None) -> None:
         """A fault, in seconds since the run began."""
         self.faults.append(_Fault(kind, began + self.began, ended + self.began, replica))
 
-    def purged(self, aoi: str | None, began: float, ended: float, *, soft: bool, replica: str) -> None:
-        """A purge was confirmed."""
-        self.purges.append(_Purge(aoi, began, ended, soft, replica))
+    def purging(self, aoi: str | None, began: float, *, soft: bool, replica: str) -> Purge:
+        """A purge begins."""
+        purge = Purge(aoi, began, float("inf"), soft, replica)
+        self.started.append(purge)
+        return purge
+
+    def purged(self, purge: Purge, *, confirmed: bool) -> None:
+        """A purge was answered."""
+        purge.ended = self._loop.time()
+        if confirmed:
+            self.purges.append(purge)
+
+    def heard(self, replica: str, message: InvalidationMessage) -> None:
+        """A replica has received a message during a session."""
+        now = self._loop.time()
+        told: Call | None = None
+        if message.page:
+            found = [
+                call for call in self._vendor.calls
+                if (call.aoi_id, call.offset, call.limit) == (message.aoi_id, message.offset, message.limit)
+            ]  # fmt: skip
+            # Of several at the same time nobody knows which it was.
+            if found and now - found[-1].answered < 1.0 and (len(found) < 2 or now - found[-2].answered > 2.0):
+                told = found[-1]
+        self._heard.setdefault(replica, []).append(_Heard(now, message, told))
 
     def check(self, answer: Answer) -> None:
         """Check an answer. Raises Violation."""
@@ -171,7 +213,8 @@ class Oracle:
         self._check_purges(answer, calls)
         self._check_lifetime(answer, calls)
         self._check_own_fetches(answer, calls)
-        if answer.decision in {"stored", "miss", "not stored"} and len(calls) == 1:
+        self._check_heard(answer, calls)
+        if answer.decision in {"stored", "not stored"} and len(calls) == 1:
             self._fetched.append((answer, calls[0]))
 
     def _count(self, answer: Answer) -> None:
@@ -242,13 +285,13 @@ class Oracle:
             bound = purge.ended if purge.replica == answer.replica else self._effective(purge, answer.replica)
             if answer.began <= bound:
                 continue
-            before = [call for call in calls if call.connected < purge.began]
+            before = [call for call in calls if call.began < purge.began]
             if before:
                 kind = "soft purge" if purge.soft else "purge"
                 when = f"purged {purge.began - 1000:.3f}-{purge.ended - 1000:.3f}"
                 raise Violation(kind, f"{answer} is from before {when} at {purge.replica}")
 
-    def _effective(self, purge: _Purge, replica: str) -> float:
+    def _effective(self, purge: Purge, replica: str) -> float:
         """When a purge has to be in effect at a replica."""
         disturbed = any(
             fault.replica in {None, replica} and not fault.kind.startswith(("vendor", "change", "limits", "purge"))
@@ -259,7 +302,7 @@ class Oracle:
             return float("inf")
         return purge.ended + (max(HEARD, MAX_AGE) if disturbed else HEARD)
 
-    def _is_gap(self, purge: _Purge, replica: str) -> bool:
+    def _is_gap(self, purge: Purge, replica: str) -> bool:
         """A disconnection, a purge and the death of Redis within one reconnect: the gap that is documented."""
         cuts = [fault.began for fault in self.faults if fault.kind == "cut" and fault.replica == replica]
         deaths = [fault.began for fault in self.faults if fault.kind == "kill"]
@@ -294,8 +337,9 @@ class Oracle:
             if later.replica == answer.replica:
                 in_effect = other.ended if other.replica == answer.replica else float("inf")
             elif "stored" in other.cache:
-                stored = _Purge(None, other.began, other.ended, soft=False, replica=other.replica)
-                heard = self._effective(stored, answer.replica) == other.ended + HEARD
+                stored = Purge(None, other.began, other.ended, soft=False, replica=other.replica)
+                replicas = (other.replica, answer.replica)  # a page may be stored in the one alone
+                heard = all(self._effective(stored, replica) == other.ended + HEARD for replica in replicas)
                 in_effect = other.ended + HEARD if heard else float("inf")
             else:
                 in_effect = float("inf")
@@ -304,6 +348,33 @@ class Oracle:
             for call in calls:
                 if call.answered < other.began and _contradict(call, later):
                     raise Violation("newer fetch", f"{answer} is of an older state than {other}")
+
+    def _check_heard(self, answer: Answer, calls: list[Call]) -> None:
+        """What a message has ended is no hit once it was received, however short the time since.
+
+        After a purge it is no fallback either. Who waits for a fetch gets what it brings, and nobody joins it any more.
+        """
+        for heard in self._heard.get(answer.replica, ()):
+            message = heard.message
+            if heard.at >= answer.sent or message.aoi_id not in {"", answer.aoi}:
+                continue
+            if heard.call is not None and answer.is_hit:
+                for call in calls:
+                    if call.answered < heard.call.began and _contradict(call, heard.call):
+                        raise Violation(
+                            "newer fetch", f"{answer} is older than a page told of at {heard.at - 1000:.3f}"
+                        )
+            joined = answer.began > heard.at and answer.decision != "fallback"
+            fallback = answer.decision == "fallback" and not message.soft
+            if not message.page and (answer.is_hit or joined or fallback):
+                purges = [
+                    purge for purge in self.started
+                    if purge.aoi == (message.aoi_id or None) and purge.soft == message.soft and purge.began < heard.at
+                ]  # fmt: skip
+                # It is of one of these; of the first, if it was never confirmed and its message took its time.
+                since = [purge.began for purge in purges if purge.ended > heard.at - _LATEST]
+                if since and any(call.began < min(since) for call in calls):
+                    raise Violation("purge", f"{answer} is from before the purge heard of at {heard.at - 1000:.3f}")
 
     def _check_pause(self, answer: Answer) -> None:
         """A pause lasts as long as the vendor asked for, on every replica."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 AOIS = ("a", "b")
-SECONDS = 10.0
+SECONDS = 7.5
 _WINDOWS = ((0, 10), (10, 10), (0, 5), (5, 10), (3, 4), (20, 10), (0, 20), (15, 20), (40, 10), (0, 30))
 _CHANGES = ("grow", "grow", "grow in front", "shrink", "slip", "slip", "reorder", "gone", "settle")
 
@@ -44,7 +44,7 @@ def schedule(seed: int) -> Schedule:
 class _Drawing:
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
-        self.replicas = rng.choice((2, 2, 3, 4))
+        self.replicas = rng.choice((2, 2, 2, 3, 4))
         self.events: list[Event] = []
 
     def draw(self, seed: int) -> Schedule:
@@ -57,7 +57,11 @@ class _Drawing:
         ]  # fmt: skip
         for _ in range(rng.choice((1, 2, 2, 3))):
             rng.choice(incidents)(rng.uniform(1.0, SECONDS - 5.0))
-        for _ in range(rng.randrange(15, 35)):
+        if rng.random() < 0.6:
+            rng.choice([self.ageing, self.ageing, self.softened, self.gone, self.gone, self.unstored, self.herd])(
+                rng.uniform(0.5, 2.0)
+            )
+        for _ in range(rng.randrange(4, 14)):
             self.request(rng.uniform(0.3, SECONDS))
         for _ in range(rng.randrange(4)):
             self.add(rng.uniform(0.5, SECONDS), "change", aoi=rng.choice(AOIS), how=rng.choice(_CHANGES))
@@ -95,6 +99,73 @@ class _Drawing:
     def two(self) -> tuple[int, int]:
         one, other = self.rng.sample(range(self.replicas), 2)
         return one, other
+
+    # What makes the rarer decisions, beside whatever faults there are
+
+    def ageing(self, at: float) -> None:
+        """A page is asked for when it is in grace, and when it is no more and the vendor fails."""
+        rng, one = self.rng, self.rng.randrange(self.replicas)
+        self.request(at, replica=one, aoi="b", page=0)
+        for _ in range(2):
+            self.request(at + rng.uniform(3.1, 4.0), aoi="b", page=0)
+        self.loses(at + rng.uniform(1.5, 4.0))
+        failing = at + rng.uniform(2.5, 5.0)
+        self.add(failing, "vendor", fault=rng.choice(("error", "reset", "hang")), seconds=2.0)
+        for _ in range(3):
+            self.request(failing + rng.uniform(0.1, 2.0), aoi=rng.choice(AOIS), page=0)
+
+    def softened(self, at: float) -> None:
+        """A page is purged softly, and the vendor fails."""
+        rng, (one, other) = self.rng, self.two()
+        self.loses(at)
+        self.request(at + 1.0, replica=one, aoi="b", page=0)
+        self.add(at + 1.4, "purge", replica=other, aoi="b", soft=True)
+        self.add(at + 1.5, "vendor", fault=rng.choice(("error", "reset")), seconds=1.2)
+        for _ in range(3):
+            self.request(at + rng.uniform(1.5, 2.6), replica=rng.choice((one, other)), aoi="b", page=0)
+
+    def loses(self, at: float) -> None:
+        """Redis loses something, or a replica does."""
+        rng, one = self.rng, self.rng.randrange(self.replicas)
+        match rng.randrange(10):
+            case 0:
+                self.add(at, "empty redis")
+            case 1:
+                self.add(at, "evict", share=0.5)
+            case 2:
+                self.add(at, "full redis", seconds=1.0)
+            case 3:
+                self.add(at, "failover", loses=0.2, clock=0.0, old=0.0)
+            case 4:
+                self.add(at, "restart", replica=one, skew=0.0)
+            case 5:
+                self.add(at, "stall", replica=one, which="all", seconds=2.0, new=True)
+
+    def gone(self, at: float) -> None:
+        """A list is gone for a while."""
+        rng = self.rng
+        self.add(at, "change", aoi="b", how="gone")
+        self.loses(at + rng.uniform(0.0, 2.0))
+        self.add(at + 0.7, "vendor", fault=rng.choice(("hang", "pause")), seconds=1.0)
+        for _ in range(6):
+            self.request(at + rng.uniform(0.0, 3.5), aoi="b", page=rng.randrange(2))
+        self.add(at + rng.uniform(2.0, 5.0), "change", aoi="b", how="grow")
+
+    def unstored(self, at: float) -> None:
+        """Fetches are overtaken by purges."""
+        rng = self.rng
+        self.add(at, "slow", seconds=rng.uniform(0.2, 0.6))
+        for _ in range(3):
+            moment = at + rng.uniform(0.0, 4.0)
+            self.request(moment, replica=rng.randrange(self.replicas), aoi="b", page=rng.randrange(3))
+            self.purge(moment + 0.05, replica=rng.randrange(self.replicas), aoi="b")
+
+    def herd(self, at: float) -> None:
+        """Several clients ask for one page at the same time."""
+        rng, page = self.rng, self.rng.randrange(10)
+        for number in range(3):
+            for _ in range(3):
+                self.request(at + number * 1.7 + rng.uniform(0.0, 0.01), aoi="b", page=page)
 
     # Incidents
 
@@ -145,6 +216,9 @@ class _Drawing:
         self.add(at, "limits", most=rng.choice((5, 15, 25, 1000)), past_end=rng.choice(("empty", "clamp", "refuse")))
         for _ in range(8):
             self.request(at + rng.uniform(-1.0, 2.0), aoi="a", page=rng.randrange(10))
+        one = rng.randrange(self.replicas)
+        for moment in (at - 0.5, at + rng.uniform(2.6, 3.3)):
+            self.request(moment, replica=one, aoi="b", page=0)
 
     def failover(self, at: float) -> None:
         """Another server takes over, with what it knows and with its own clock."""

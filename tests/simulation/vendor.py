@@ -22,14 +22,14 @@ _TARGET = re.compile(rb"GET /v0/aois/([^/]+)/assets(?:\?(\S*))? HTTP/1\.1\r\n")
 
 @dataclass(frozen=True)
 class Call:
-    """One call: from which replica, when its connection was made and when it was answered, and what was true then.
+    """One call: from which replica, when it was sent and when it was answered, and what was true then.
 
     `ids` is None where the vendor said 404. `printed` is the limit in the answer.
     """
 
     number: int
     replica: str
-    connected: float
+    began: float
     answered: float
     aoi_id: str
     offset: int
@@ -107,7 +107,7 @@ class SimulatedVendor:
                 self.settled[aoi_id] = not self.settled[aoi_id]
         self.lists[aoi_id] = tuple(assets)
 
-    def answer(self, replica: str, connected: float, aoi_id: str, offset: int, limit: int) -> tuple[Call, bytes]:
+    def answer(self, replica: str, began: float, aoi_id: str, offset: int, limit: int) -> tuple[Call, bytes]:
         """What is true now, as an answer."""
         ids = self.lists.get(aoi_id)
         printed, printed_offset = min(limit, self.max_limit), offset
@@ -123,7 +123,7 @@ class SimulatedVendor:
                 status = 400
         number = len(self.calls)
         call = Call(
-            number, replica, connected, self.loop.time(), aoi_id, offset, limit, printed_offset, printed, ids,
+            number, replica, began, self.loop.time(), aoi_id, offset, limit, printed_offset, printed, ids,
             self.settled.get(aoi_id, True), status,
         )  # fmt: skip
         self.calls.append(call)
@@ -145,7 +145,6 @@ class _Connection(asyncio.Protocol):
     def __init__(self, vendor: SimulatedVendor) -> None:
         self._vendor = vendor
         self._received = b""
-        self._connected = vendor.loop.time()
         self._transport: Any = None
         self._replica = ""
 
@@ -164,9 +163,9 @@ class _Connection(asyncio.Protocol):
             vendor.asked.append(vendor.loop.time())
             first = vendor.rng.uniform(0.0, 0.03) + vendor.slow * vendor.rng.random()
             where = (found[1].decode(), int(values.get(b"offset", 0)), int(values.get(b"limit", 10)))
-            vendor.loop.call_later(first, self._look, where)
+            vendor.loop.call_later(first, self._look, self._transport.sent_at, where)
 
-    def _look(self, where: tuple[str, int, int]) -> None:
+    def _look(self, began: float, where: tuple[str, int, int]) -> None:
         """Answer with what is true now; the answer may take its time."""
         vendor = self._vendor
         fault: Fault = vendor.fault if vendor.loop.time() < vendor.fault_until else ""
@@ -183,7 +182,7 @@ class _Connection(asyncio.Protocol):
             body = b'{"error":{"code":"too_many_requests","message":"no","details":{}}}'
             self._send(429, body, f"Retry-After: {vendor.retry_after}\r\n")
             return
-        call, body = vendor.answer(self._replica, self._connected, *where)
+        call, body = vendor.answer(self._replica, began, *where)
         after = vendor.rng.uniform(0.0, 0.03) + vendor.slow * vendor.rng.random()
         vendor.loop.call_later(after, self._send, call.status, body, "")
 

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import errno
+import heapq
 import random
 import socket
+import struct
+from collections import deque
 from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
@@ -20,45 +24,119 @@ Address = tuple[str, int]
 
 
 class _Selector:
-    """Stands in for the selector: waiting moves the virtual clock."""
-
-    def __init__(self, loop: VirtualLoop) -> None:
-        self._loop = loop
-
-    def select(self, timeout: float | None) -> list[Any]:
-        if timeout is None:
-            raise RuntimeError("nothing is scheduled any more: the simulation would wait for ever")
-        if timeout > 0:
-            self._loop.advance(timeout)
-        return []
+    """Stands in for the selector, which only `close` asks for."""
 
     def close(self) -> None:
         """Nothing is open."""
 
 
+class _Handle:
+    """A scheduled call: asyncio's own handles, with their checks and their order in Python, take twice the time."""
+
+    __slots__ = ("_arguments", "_callback", "_cancelled", "_context", "_when")
+
+    def __init__(
+        self, callback: Callable[..., object], arguments: tuple[Any, ...], context: contextvars.Context, when: float
+    ) -> None:
+        self._callback: Callable[..., object] | None = callback
+        self._arguments = arguments
+        self._context = context
+        self._when = when
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Do not call, and refer to nothing any more."""
+        self._cancelled = True
+        self._callback, self._arguments = None, ()
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        return self._cancelled
+
+    def when(self) -> float:
+        """When it is due, in virtual seconds."""
+        return self._when
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
-    """An event loop on virtual time whose connections go through `network`."""
+    """An event loop on virtual time whose connections go through `network`.
+
+    Calls that are due at the same moment are made in the order in which they were scheduled.
+    """
+
+    _ready: deque[_Handle]
+    _stopping: bool
 
     def __init__(self, rng: random.Random) -> None:
         super().__init__()
         self._now = 1000.0
-        self._clock_resolution = 1e-6
-        self._selector = _Selector(self)
+        self._timers: list[tuple[float, int, _Handle]] = []
+        self._timers_made = 0
+        self._selector = _Selector()
         self.network = Network(self, rng)
         self._sockets: dict[int, Address] = {}
         self.tasks: dict[str, list[asyncio.Task[Any]]] = {}
-        self.set_task_factory(self._make_task)
 
     def time(self) -> float:
         """Virtual seconds."""
         return self._now
 
-    def advance(self, seconds: float) -> None:
-        """Let virtual time pass."""
-        self._now += seconds
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> _Handle:
+        """Call in the next turn."""
+        handle = _Handle(callback, args, contextvars.copy_context() if context is None else context, self._now)
+        self._ready.append(handle)
+        return handle
 
-    def _process_events(self, event_list: Any) -> None:
-        """Nothing comes from outside."""
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> _Handle:
+        """Call after some seconds."""
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> _Handle:
+        """Call at a moment."""
+        handle = _Handle(callback, args, contextvars.copy_context() if context is None else context, when)
+        self._timers_made += 1
+        heapq.heappush(self._timers, (when, self._timers_made, handle))
+        return handle
+
+    def create_task(  # type: ignore[override]
+        self, coro: Any, *, name: str | None = None, context: contextvars.Context | None = None, **options: Any
+    ) -> asyncio.Task[Any]:
+        """Make a task, which ends with the replica that it belongs to."""
+        task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name=name, context=context, **options)
+        owner = OWNER.get() if context is None else context.get(OWNER, "")
+        if owner:
+            owned = self.tasks.setdefault(owner, [])
+            owned.append(task)
+            if len(owned) > 256:
+                self.tasks[owner] = [one for one in owned if not one.done()]
+        return task
+
+    def _run_once(self) -> None:
+        """Make the calls of one turn. Where there are none, let time pass until the next one is due."""
+        timers, ready = self._timers, self._ready
+        if not ready and not self._stopping:
+            while timers and timers[0][2]._cancelled:
+                heapq.heappop(timers)
+            if not timers:
+                raise RuntimeError("nothing is scheduled any more: the simulation would wait for ever")
+            self._now = max(self._now, timers[0][0])
+        while timers and timers[0][0] <= self._now:
+            ready.append(heapq.heappop(timers)[2])
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if handle._callback is not None:
+                try:
+                    handle._context.run(handle._callback, *handle._arguments)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:  # noqa: BLE001 - as asyncio does
+                    self.call_exception_handler({"message": f"error in {handle._callback!r}", "exception": error})
 
     def _write_to_self(self) -> None:
         """No other thread exists that could wake the loop."""
@@ -102,17 +180,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.network.listeners[address] = _ProtocolListener(protocol_factory)
         return Server(self.network, address)
 
-    def _make_task(self, loop: Any, coro: Any, **options: Any) -> asyncio.Task[Any]:
-        task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **options)
-        context: contextvars.Context | None = options.get("context")
-        owner = OWNER.get() if context is None else context.get(OWNER, "")
-        if owner:
-            owned = self.tasks.setdefault(owner, [])
-            owned.append(task)
-            if len(owned) > 256:
-                self.tasks[owner] = [one for one in owned if not one.done()]
-        return task
-
 
 class Server:
     """What `create_server` returns."""
@@ -151,6 +218,8 @@ class Network:
         """Pairs of owner and address between which new connections are never answered."""
         self.spikes = 0.0
         """The share of pieces that travel for up to a tenth of a second."""
+        self.on_message: Callable[[Link, bytes], None] = lambda _link, _data: None
+        """Called with what arrives at the client of a connection that listens for messages."""
 
     def delay(self) -> float:
         """How long the next piece of data travels."""
@@ -205,6 +274,7 @@ class Link:
         self.stalled = False
         self.subscribed = False
         """Set by the Redis server for a connection that listens for messages."""
+        self.began = loop.time()
 
     def cut(self, error: Exception | None = None) -> None:
         """End the connection on both sides: with an end of file, or with an error."""
@@ -215,6 +285,35 @@ class Link:
         """Forget the connection."""
         if self in self._network.links:
             self._network.links.remove(self)
+
+
+# Of struct tcp_info (linux/tcp.h): tcpi_rtt (u32, microseconds) and tcpi_bytes_received (u64).
+_TCP_INFO = struct.Struct("=68xI56xQ")
+# Never readable: what arrives on a simulated connection is delivered at once.
+_QUIET, _OTHER_END = socket.socketpair()
+
+
+class Socket:
+    """What code that looks at the socket of a connection sees (`gateway.transport_state`)."""
+
+    family = _QUIET.family
+    type = _QUIET.type
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def fileno(self) -> int:
+        """A descriptor on which nothing arrives."""
+        return _QUIET.fileno()
+
+    def getsockopt(self, level: int, option: int, size: int = 0) -> bytes:
+        """What the kernel knows of the connection (TCP_INFO)."""
+        if (level, option) != (socket.IPPROTO_TCP, socket.TCP_INFO):
+            raise OSError(errno.ENOPROTOOPT, "Protocol not available")
+        return _TCP_INFO.pack(2000, self._transport.received)[:size]
+
+    def setsockopt(self, *_: Any) -> None:
+        """Change nothing."""
 
 
 class Transport(asyncio.Transport):
@@ -231,6 +330,11 @@ class Transport(asyncio.Transport):
         self._arrives = 0.0
         self._paused = False
         self._held: list[bytes] = []
+        self._socket = Socket(self)
+        self.received = 0
+        """How many bytes have arrived."""
+        self.sent_at = 0.0
+        """When the latest piece of data was sent to this end."""
         self._context: contextvars.Context | None = None
 
     def begin(self, protocol: asyncio.BaseProtocol) -> None:
@@ -243,8 +347,13 @@ class Transport(asyncio.Transport):
         context.run(protocol.connection_made, self)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """The addresses."""
-        return ("127.0.0.1", 4711) if name == "peername" else default
+        """The address of the other end, and what stands for the socket."""
+        match name:
+            case "peername":
+                return ("127.0.0.1", 4711)
+            case "socket":
+                return self._socket
+        return default
 
     def is_closing(self) -> bool:
         """Whether nothing more can be written."""
@@ -270,6 +379,7 @@ class Transport(asyncio.Transport):
         """Deliver what arrived."""
         self._paused = False
         held, self._held = self._held, []
+        self.received -= sum(map(len, held))  # which count when they are delivered
         for data in held:
             self._loop.call_soon(self._deliver, data)
 
@@ -287,6 +397,7 @@ class Transport(asyncio.Transport):
     def write(self, data: Any) -> None:
         """Send."""
         if not self.is_closing():
+            self.peer.sent_at = self._loop.time()
             self.peer.arrive(bytes(data))
 
     def writelines(self, list_of_data: Any) -> None:
@@ -321,9 +432,12 @@ class Transport(asyncio.Transport):
     def _deliver(self, data: bytes) -> None:
         if self._lost or self._closing or self.link.stalled:
             return
+        self.received += len(data)
         if self._paused:
             self._held.append(data)
             return
+        if self.link.subscribed and self is self.link.ends[0]:
+            self.link._network.on_message(self.link, data)
         assert self._context is not None
         self._context.run(self._protocol.data_received, data)
 

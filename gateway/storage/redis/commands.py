@@ -161,7 +161,7 @@ class RedisCalls:
         while True:
             try:
                 return await send(self.client)
-            except (RedisConnectionError, RedisClusterException) as error:
+            except (RedisConnectionError, RedisClusterException, RuntimeError) as error:
                 cause = error.__cause__ if isinstance(error, RedisClusterException) else error
                 if isinstance(cause, AuthenticationError) and not refused:
                     refused = True  # the next connection uses another password, if there is one
@@ -240,6 +240,9 @@ class RedisCalls:
 
 def _is_lost(error: BaseException | None) -> bool:
     """Whether a connection was lost, rather than refused, or closed with an error that Redis sent."""
+    if isinstance(error, RuntimeError):
+        # uvloop, for a write to a connection that was reset while it was idle; redis-py does not look for that.
+        return "handler is closed" in str(error)
     if not isinstance(error, RedisConnectionError) or isinstance(error, _NOT_LOST) or is_connect_refusal(error):
         return False
     return error.status_code is None

@@ -14,6 +14,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import msgspec
+from msgspec import structs
 
 from gateway.core.clock import Clock
 from gateway.core.errors import StoreDown
@@ -220,13 +221,16 @@ class RedisStore:
         for _ in range(_TRIES):
             if not self.epochs.is_current(epoch):
                 return Kept(unfiled(candidate, epoch), "purged")
-            known = None if raw is None else directories.decode(raw, address.listing)
-            if known is not None and self._is_from_the_future(known.confirmed):
-                known = None
+            stored = None if raw is None else directories.decode(raw, address.listing)
+            known = None if stored is None or self._is_from_the_future(stored.confirmed) else stored
             result, entry = filed(address, known, candidate, epoch, self._clock.now())
             if result.outcome == "older":
                 return Kept(entry, "older")
-            told = await self._file(address, raw or b"", result.directory, entry)
+            directory = result.directory
+            if stored is not None and directory.revision <= stored.revision:
+                # Also where it is of another epoch, or of a clock that was ahead: others compare revisions.
+                directory = structs.replace(directory, revision=stored.revision + 1)
+            told = await self._file(address, raw or b"", directory, entry)
             if told[0] == b"purged":
                 return Kept(unfiled(candidate, epoch), "purged")
             if told[0] == b"newer":
@@ -234,7 +238,7 @@ class RedisStore:
             if told[0] == b"kept":
                 if told[1] not in (b"string", b"none"):
                     self._emit(CorruptValue("not a string"))
-                return Kept(entry, "kept", result.directory, ended=ends_one(known, result))
+                return Kept(entry, "kept", directory, ended=ends_one(known, result))
             raw = told[1]
         raise StoreDown("other replicas file pages of this listing all the time")
 

@@ -60,7 +60,7 @@ def test_an_observation_that_began_earlier_does_not_correct_a_later_one() -> Non
     assert limits.effective(100) == 50
     limits.learn(40, 40, 40, 4.0)  # it contradicts nothing
     assert limits.effective(40) == 40
-    limits.learn(30, 20, 20, 4.5)
+    limits.learn(30, 20, 20, 3.5)
     assert limits.effective(30) == 30
     assert limits.contradictions == 0
 
@@ -75,3 +75,37 @@ def test_a_limit_that_is_printed_is_not_yet_one_that_is_delivered() -> None:
 def test_what_is_remembered_is_bounded() -> None:
     limits = learned(*((asked, 10, 10) for asked in range(11, 5000)))
     assert sum(limits.effective(asked) is not None for asked in range(11, 5000)) <= 1000
+
+
+def test_page_contradicts_what_began_earlier_though_another_one_that_began_later_has_arrived() -> None:
+    limits = learned((40, 25, 25))
+    limits.learn(25, 25, 25, 3.0)
+    limits.learn(40, 40, 40, 2.0)
+    assert limits.effective(40) == 40
+    limits.learn(40, 25, 25, 1.0)  # from before the contradiction
+    assert limits.effective(40) == 40
+
+
+def test_contradiction_leaves_what_began_later() -> None:
+    limits = learned((100, 50, 50), (60, 60, 60))
+    assert (limits.effective(100), limits.effective(60)) == (50, 60)
+    limits.learn(20, 20, 20, 4.0)
+    limits.learn(60, 30, 30, 3.0)
+    assert (limits.effective(100), limits.effective(60), limits.effective(20), limits.effective(40)) == (
+        None,
+        30,
+        20,
+        None,
+    )
+
+
+def test_a_contradiction_is_counted_and_told_and_ends_what_began_before_it() -> None:
+    told: list[None] = []
+    limits = PageLimits(forgotten=lambda: told.append(None))
+    limits.learn(10, 10, 10, started=0.0)
+    assert (limits.contradictions, len(told)) == (0, 0)
+    limits.learn(10, 5, 5, started=5.0)
+    assert (limits.contradictions, len(told)) == (1, 1)
+    limits.learn(7, 7, 5, started=3.0)  # contradicts nothing that is known now
+    assert limits.effective(7) is None
+    assert limits.effective(10) == 5

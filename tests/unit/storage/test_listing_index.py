@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from gateway.core.listing import ID_BYTES, Listing
-from gateway.storage.listing_index import Directory, Filed, Sight, agree, decode, file
+from gateway.storage.listing_index import Directory, Filed, Sight, after, agree, contradicts, decode, file, precedes
 
 NOW = 1_000_000.0
 
@@ -64,6 +64,19 @@ def test_what_ends_a_generation(page: Sight, total: int | None, outcome: str) ->
 
 def test_an_ended_generation_takes_its_pages_along() -> None:
     assert filed(FIRST, shown("klmnopqrst", 10, began=1), 21).directory.pages == (shown("klmnopqrst", 10, began=1),)
+
+
+def test_a_page_from_before_a_state_that_has_passed_is_not_filed_though_it_agrees_with_the_present_one() -> None:
+    gone = filed(FIRST, shown("", began=2), None).directory
+    back = filed(gone, shown("abcdefghij", began=3)).directory
+    late = filed(back, shown("klmnopqrst", 10, began=1))
+    assert (late.outcome, late.directory) == ("older", back)
+    assert precedes(shown("klmnopqrst", 10, began=1), 20, back)
+    assert filed(back, shown("klmnopqrst", 10, began=2.5)).outcome == "joined"  # it began later than that state's fetch
+    changed = filed(back, shown("Xbcdefghij", began=4)).directory
+    assert filed(changed, shown("klmnopqrst", 10, began=1)).outcome == "older"
+    assert filed(changed, shown("klmnopqrst", 10, began=2.5)).outcome == "older"
+    assert filed(changed, shown("klmnopqrst", 10, began=3.5)).outcome == "joined"
 
 
 def test_names_are_derived_and_differ_by_epoch_and_history() -> None:
@@ -179,3 +192,104 @@ def test_what_is_remembered_is_bounded() -> None:
     assert len(known.pages) <= 512
     assert sum(len(page.ids) for page in known.pages) <= 16_384 * ID_BYTES
     assert max(page.started for page in known.pages) == NOW + 699
+
+
+BOTH = filed(FIRST, shown("klmnopqrst", 10, began=5)).directory
+"""Two pages, whose fetches began at 0 and at 5."""
+
+
+@pytest.mark.parametrize(
+    ("page", "total", "left"),
+    [
+        pytest.param(shown("abcdefghij", began=9), 20, (0, 10), id="the same state"),
+        pytest.param(shown("Xbcdefghij", began=9), 20, None, id="another order, later than all"),
+        pytest.param(shown("abcdefghij", began=9), 21, None, id="another total, later than all"),
+        pytest.param(shown("abcdefghij", began=9), None, None, id="a 404, later than all"),
+        pytest.param(shown("abcdefghij", began=5), 21, None, id="another total, at the moment of the last"),
+        pytest.param(shown("Xbcdefghij", began=2), 20, (10,), id="another order, between the two"),
+        pytest.param(shown("abcdefghij", began=2), 21, (10,), id="another total, between the two"),
+        pytest.param(shown("Xlmnopqrst", 10, began=2), 20, (0, 10), id="another order than a later page shows"),
+        pytest.param(shown("abcdefghij", began=-1), 21, (0, 10), id="another total, earlier than all"),
+        pytest.param(shown("Xbcdefghij", began=-1), 20, (0, 10), id="another order, earlier than all"),
+    ],
+)
+def test_a_fetch_leaves_of_a_directory_what_it_does_not_contradict(
+    page: Sight, total: int | None, left: tuple[int, ...] | None
+) -> None:
+    found = after(BOTH, page, total)
+    assert (None if found is None else tuple(sorted(seen.offset for seen in found.pages))) == left
+    if left == (0, 10):
+        assert found is BOTH
+    if left == (10,):
+        assert found is not None
+        assert not found.owns(BOTH.generation, page.started)
+        assert found.owns(BOTH.generation, page.started + 0.001)
+
+
+@pytest.mark.parametrize(
+    ("page", "total", "expected"),
+    [
+        (shown("abcdefghij", began=-1), 20, True),  # the same page began later
+        (shown("abcdefghij", began=1), 20, False),
+        (shown("bcdefghijk", 1, began=-1), 20, False),  # it agrees
+        (shown("Xcdefghijk", 1, began=-1), 20, True),
+        (shown("Xcdefghijk", 1, began=1), 20, False),
+        (shown("uvw", 20, began=4), 21, True),
+        (shown("uvw", 20, began=6), 21, False),
+        (shown("uvw", 20, began=4), None, True),
+    ],
+)
+def test_a_directory_that_knows_a_later_fetch_precedes_a_page(page: Sight, total: int | None, expected: bool) -> None:
+    assert precedes(page, total, BOTH) == expected
+
+
+def test_a_page_contradicts_the_latest_of_the_pages_that_it_differs_from() -> None:
+    early = filed(None, shown("abcdefghij")).directory
+    known = filed(early, shown("efghijklmn", 4, began=5)).directory
+    assert not contradicts(known, shown("XXXXXXXXXX", 2, began=3), 20)  # of an older state than the page of 5
+    assert contradicts(known, shown("XXXXXXXXXX", 2, began=6), 20)
+    assert filed(known, shown("XXXXXXXXXX", 2, began=3)).outcome == "older"
+    assert filed(known, shown("XX", 0, began=3)).outcome == "ended"
+
+
+def test_the_latest_agreeing_fetch_confirms_the_total() -> None:
+    assert (BOTH.since, BOTH.confirmed) == (NOW, NOW + 5)
+    assert filed(BOTH, shown("uvw", 20, began=4), 21).outcome == "older"
+    earlier = filed(BOTH, shown("klmno", 10, limit=5, began=-3)).directory
+    assert (earlier.since, earlier.confirmed) == (NOW - 3, NOW + 5)
+
+
+def test_an_entry_from_before_a_generation_is_not_of_it() -> None:
+    assert FIRST.owns(FIRST.generation, NOW)
+    assert not FIRST.owns(FIRST.generation, NOW - 1)
+    assert not FIRST.owns("another", NOW)
+    assert not FIRST.owns("", NOW)
+
+
+def test_a_page_is_left_out_if_its_fetch_began_before_a_moment() -> None:
+    assert [page.offset for page in BOTH.without(0, 10, before=NOW + 1).pages] == [10]
+    assert BOTH.without(0, 10, before=NOW) is BOTH
+    assert BOTH.without(99, 10, before=NOW + 1) is BOTH
+
+
+def test_revisions_grow_even_if_the_directory_before_was_lost() -> None:
+    again = file(FIRST, shown("abcdefghij", began=1), 20, listing="l", epoch="e", now=NOW - 100).directory
+    assert again.revision == FIRST.revision + 1
+    lost = file(None, shown("abcdefghij", began=1), 20, listing="l", epoch="e", now=NOW + 1).directory
+    assert lost.revision > again.revision
+
+
+def test_a_first_generation_is_named_after_the_time_of_its_fetch_too() -> None:
+    assert filed(None, shown("abcdefghij", began=1)).generation != FIRST.generation
+
+
+def test_the_epoch_the_listing_and_the_one_before_go_into_the_name_of_a_generation() -> None:
+    page = shown("abcdefghij", began=9)
+    names = {
+        file(known, page, 21, listing=listing, epoch=epoch, now=NOW).generation
+        for known, listing, epoch in (
+            (FIRST, "l", "e"), (structs.replace(FIRST, generation="x"), "l", "e"), (None, "l", "e"), (None, "m", "e"),
+            (None, "l", "f"),
+        )
+    }  # fmt: skip
+    assert len(names) == 5

@@ -1,126 +1,316 @@
-"""What this replica's own fetches make of the directories that Redis has."""
+"""Copies in memory: what a reply of Redis, a message or an own fetch does to them, in every order."""
 
 from __future__ import annotations
 
-import tracemalloc
-
+import pytest
 from entries import Facts, address, candidate
+from hand_clock import HandClock
+from msgspec import structs
 
-from gateway.core.clock import SystemClock
-from gateway.core.query import Address
-from gateway.storage.base import Candidate, filed
+from gateway.storage.base import Candidate, Kept, Shelf, filed
 from gateway.storage.listing_index import Directory
 from gateway.storage.local_copies import Copies
 from gateway.storage.memory import Shelves
-from gateway.storage.validity import Proof, Validity
+from gateway.storage.redis.store import InvalidationMessage
+from gateway.storage.validity import Standing, Validity
+
+EPOCH = "all.s/aoi.s"
+FIRST = address(offset=0)
+SECOND = address(offset=10)
 
 
-class _Replica:
-    """Copies on a clock that the test moves. Fetches are made one second after another."""
+class Replica:
+    """The copies of one replica, during a session unless it is ended."""
 
     def __init__(self) -> None:
-        self.time = 1000.0
-        self.clock = SystemClock(lambda: self.time, lambda: self.time)
+        self.clock = HandClock()
         self.validity = Validity(max_age=5.0, clock=self.clock)
-        self.copies = Copies(Shelves(1 << 20, Facts()), self.validity, name="alone", clock=self.clock)
+        self.near = Shelves(1_000_000, Facts())
+        self.copies = Copies(self.near, self.validity, name="alone", clock=self.clock)
+        self.validity.begin_session(self.clock.monotonic())
+        self.clock.skip(0.01)
 
-    def fetch(self, where: Address, *, total: int = 100, shows: str = "", body: bytes = b"{}") -> Candidate:
-        self.time += 1.0
-        return candidate(where, now=self.clock.now(), total=total, shows=shows, body=body)
+    def page(self, shows: str = "abcdefghij", *, at: int = 0, total: int = 30, began: float = 0.0) -> Candidate:
+        """A page whose fetch began so many seconds from now."""
+        return candidate(address(offset=at), now=self.clock.now(), started=began, total=total, shows=shows)
 
-    def see(self, where: Address, *, total: int = 100, shows: str = "") -> tuple[Candidate, Proof]:
-        """Fetch a page that Redis is not told of."""
-        proof = self.validity.proof()._replace(at=self.clock.monotonic() + 1.0)
-        fetched = self.fetch(where, total=total, shows=shows)
-        self.copies.saw(where, fetched, proof)
-        return fetched, proof
+    def stored(self, page: Candidate, known: Directory | None = None) -> Kept:
+        """The page as Redis stores it after a directory."""
+        result, entry = filed(address(offset=page.sight.offset), known, page, EPOCH, self.clock.now())
+        return Kept(entry, "kept", result.directory)
 
-    def stored(self, *fetches: tuple[Address, Candidate]) -> Directory:
-        """Store pages one after another, as Redis does."""
-        known = None
-        for where, fetched in fetches:
-            known = filed(where, known, fetched, "p", self.clock.now())[0].directory
-        assert known is not None
-        return known
+    def adopt(self, kept: Kept, at: int = 0) -> Directory | None:
+        """Take what Redis answers at once."""
+        proof = self.validity.proof()
+        assert kept.directory is not None
+        return self.copies.adopt(address(offset=at), kept.directory, kept.entry, proof)
 
+    def told(self, kept: Kept) -> InvalidationMessage:
+        """The message that the page was stored."""
+        entry, directory = kept.entry, kept.directory
+        assert directory is not None
+        [seen] = [page for page in directory.pages if page.started == entry.started]
+        where = address(offset=seen.offset)
+        return InvalidationMessage(
+            "another", where.aoi_id, entry.epoch, where.listing, where.page, entry.generation, entry.started,
+            seen.offset, seen.limit, directory.revision,
+        )  # fmt: skip
 
-FIRST, SECOND = address(), address(offset=10)
+    def standing(self) -> Standing | None:
+        known = self.copies.known(FIRST)
+        return None if known is None else known.standing
 
-
-def offsets(directory: Directory | None) -> list[int]:
-    return [] if directory is None else sorted(page.offset for page in directory.pages)
-
-
-def test_a_directory_from_before_an_own_fetch_of_another_total_is_not_taken() -> None:
-    replica = _Replica()
-    before = replica.stored((FIRST, replica.fetch(FIRST)))
-    replica.see(SECOND, total=101)
-    assert replica.copies.as_of_fetches(before) is None
-
-
-def test_of_a_list_that_returned_to_its_total_only_later_pages_are_taken() -> None:
-    replica = _Replica()
-    first = FIRST, replica.fetch(FIRST)
-    replica.see(SECOND, total=101)
-    returned = replica.stored(first, (SECOND, replica.fetch(SECOND)))
-    assert offsets(replica.copies.as_of_fetches(returned)) == [10]
+    def keep(self, page: Candidate, *, ago: float = 0.0) -> Kept:
+        """Keep a page without Redis, whose fetch was sent so many seconds ago."""
+        proof = self.validity.proof()._replace(at=self.clock.monotonic() - ago)
+        return self.copies.keep(address(offset=page.sight.offset), page, EPOCH, proof)
 
 
-def test_an_own_fetch_of_the_same_state_takes_nothing_from_a_directory() -> None:
-    replica = _Replica()
-    before = replica.stored((FIRST, replica.fetch(FIRST, shows="abc")))
-    replica.see(address(offset=1, limit=2), shows="bc")
-    assert replica.copies.as_of_fetches(before) is before
+@pytest.fixture
+def replica() -> Replica:
+    return Replica()
 
 
-def test_an_own_fetch_that_redis_has_compared_takes_nothing_from_its_directories() -> None:
-    replica = _Replica()
-    first = FIRST, replica.fetch(FIRST)
-    seen, proof = replica.see(SECOND, total=101)
-    later = replica.stored(first, (FIRST, replica.fetch(FIRST)))
-    replica.copies.note_shared(SECOND.listing, seen, proof)
-    assert replica.copies.as_of_fetches(later) is later
+def test_a_reply_that_a_purge_has_overtaken_is_not_adopted(replica: Replica) -> None:
+    kept, proof = replica.stored(replica.page()), replica.validity.proof()
+    replica.clock.skip(0.01)
+    replica.copies.purge("a1", soft=False)
+    assert kept.directory is not None
+    assert replica.copies.adopt(FIRST, kept.directory, kept.entry, proof) is None
+    assert replica.standing() is None
 
 
-def test_pages_from_before_a_forgotten_own_fetch_are_not_taken() -> None:
-    replica = _Replica()
-    first = FIRST, replica.fetch(FIRST)
-    replica.see(SECOND, total=101)
-    for number in range(16):  # the list has returned to 100; these push the first fetch out
-        replica.see(address(offset=20 + 10 * number))
-    later = replica.stored(first, (SECOND, replica.fetch(SECOND)))
-    assert offsets(replica.copies.as_of_fetches(later)) == [10]
+def test_a_reply_that_the_end_of_its_generation_has_overtaken_is_not_adopted(replica: Replica) -> None:
+    kept, proof = replica.stored(replica.page()), replica.validity.proof()
+    replica.clock.skip(0.01)
+    replica.copies.end(FIRST.listing)
+    assert kept.directory is not None
+    assert replica.copies.adopt(FIRST, kept.directory, kept.entry, proof) is None
 
 
-def test_pages_of_every_listing_from_before_too_many_own_fetches_are_not_taken() -> None:
-    replica = _Replica()
-    first = FIRST, replica.fetch(FIRST)
-    before = replica.stored(first)
-    replica.see(FIRST, total=101)
-    for number in range(10_000):
-        replica.copies.saw(address(f"b{number}"), first[1], replica.validity.proof())
-    assert replica.copies.as_of_fetches(before) is None
-    later = replica.stored((FIRST, replica.fetch(FIRST)))
-    assert replica.copies.as_of_fetches(later) is later
+def test_a_reply_that_a_message_of_another_generation_has_overtaken_is_not_adopted(replica: Replica) -> None:
+    kept, proof = replica.stored(replica.page()), replica.validity.proof()
+    later = replica.stored(replica.page(total=31, began=0.1), kept.directory)
+    replica.clock.skip(0.01)
+    replica.copies.note_page(replica.told(later))
+    assert kept.directory is not None
+    assert replica.copies.adopt(FIRST, kept.directory, kept.entry, proof) is None
+    assert not replica.copies.stands(FIRST, Shelf(EPOCH, kept.directory, kept.entry, proof=proof))
 
 
-def test_a_page_from_before_a_forgotten_own_fetch_is_not_kept_in_memory() -> None:
-    replica = _Replica()
-    late, proof = replica.fetch(FIRST), replica.validity.proof()
-    for number in range(17):
-        replica.see(address(offset=20 + 10 * number))
-    assert replica.copies.keep(FIRST, late, "p", proof).outcome == "older"
-    fresh, proof = replica.fetch(FIRST), replica.validity.proof()
-    assert replica.copies.keep(FIRST, fresh, "p", proof).outcome == "kept"
+def test_a_reply_that_is_newer_than_the_message_which_overtakes_it_is_adopted(replica: Replica) -> None:
+    first = replica.stored(replica.page())
+    later, proof = replica.stored(replica.page(total=31, began=0.1), first.directory), replica.validity.proof()
+    replica.clock.skip(0.01)
+    replica.copies.note_page(replica.told(first))
+    assert later.directory is not None
+    assert replica.copies.adopt(FIRST, later.directory, later.entry, proof) == later.directory
+    assert replica.copies.stands(FIRST, Shelf(EPOCH, later.directory, later.entry, proof=proof))
 
 
-def test_own_fetches_take_no_memory_for_their_bodies() -> None:
-    replica = _Replica()
-    tracemalloc.start()
-    try:
-        for number in range(200):
-            where = address(f"b{number}")
-            replica.copies.saw(where, replica.fetch(where, body=bytes(100_000)), replica.validity.proof())
-        assert tracemalloc.get_traced_memory()[0] < 1_000_000
-    finally:
-        tracemalloc.stop()
+def test_a_message_of_a_newer_fetch_of_one_page_leaves_the_others_of_a_reply(replica: Replica) -> None:
+    first = replica.stored(replica.page())
+    both, proof = (
+        replica.stored(replica.page("klmnopqrst", at=10, began=0.1), first.directory),
+        replica.validity.proof(),
+    )
+    again = replica.stored(replica.page(began=0.2), both.directory)
+    replica.clock.skip(0.01)
+    replica.copies.note_page(replica.told(again))
+    assert both.directory is not None
+    adopted = replica.copies.adopt(SECOND, both.directory, both.entry, proof)
+    assert adopted is not None
+    assert [page.offset for page in adopted.pages] == [10]
+
+
+def test_a_message_of_another_generation_ends_the_copy(replica: Replica) -> None:
+    kept = replica.stored(replica.page())
+    later = replica.stored(replica.page(total=31, began=0.1), kept.directory)
+    replica.adopt(kept)
+    seal = replica.validity.validity_tokens.issue("a1")
+    replica.clock.skip(0.01)
+    replica.copies.note_page(replica.told(later))
+    assert replica.standing() is Standing.FALLBACK
+    assert seal.broken
+
+
+def test_a_message_that_is_older_than_the_copy_leaves_it(replica: Replica) -> None:
+    kept = replica.stored(replica.page())
+    later = replica.stored(replica.page(total=31, began=0.1), kept.directory)
+    replica.adopt(later)
+    replica.clock.skip(0.01)
+    replica.copies.note_page(replica.told(kept))
+    assert replica.standing() is Standing.VALID
+
+
+def test_a_message_of_a_newer_fetch_drops_that_page_alone(replica: Replica) -> None:
+    first = replica.stored(replica.page())
+    both = replica.stored(replica.page("klmnopqrst", at=10, began=0.1), first.directory)
+    again = replica.stored(replica.page(began=0.2), both.directory)
+    replica.adopt(first)
+    replica.adopt(both, 10)
+    replica.clock.skip(0.01)
+    replica.copies.note_page(replica.told(again))
+    known = replica.copies.known(FIRST)
+    assert known is not None
+    assert known.standing is Standing.VALID
+    assert [page.offset for page in known.directory.pages] == [10]
+    assert replica.near.entry(FIRST.page, EPOCH, replica.clock.now()) is None
+    assert replica.near.entry(SECOND.page, EPOCH, replica.clock.now()) is not None
+
+
+def test_an_older_reply_does_not_replace_a_newer_copy(replica: Replica) -> None:
+    first = replica.stored(replica.page())
+    later = replica.stored(replica.page(total=31, began=0.1), first.directory)
+    both = replica.stored(replica.page("klmnopqrst", at=10, total=31, began=0.2), later.directory)
+    replica.adopt(both, 10)
+    assert replica.adopt(first) is None
+    assert replica.adopt(later) == both.directory
+    known = replica.copies.known(FIRST)
+    assert known is not None
+    assert known.directory == both.directory
+
+
+def test_an_entry_that_the_directory_does_not_know_is_not_listed(replica: Replica) -> None:
+    first = replica.stored(replica.page())
+    again = replica.stored(replica.page(began=0.1), first.directory)
+    assert first.directory is not None
+    assert again.directory is not None
+    replica.near.put_entry(first.entry)
+    assert replica.copies.listed(FIRST, again.directory) is None
+    assert replica.copies.listed(FIRST, first.directory) == first.entry
+
+
+def test_an_older_entry_does_not_replace_a_newer_one(replica: Replica) -> None:
+    first = replica.stored(replica.page())
+    again = replica.stored(replica.page(began=0.1), first.directory)
+    for kept in (again, first):
+        replica.copies.put_newer(kept.entry)
+    assert replica.near.entry(FIRST.page, EPOCH, replica.clock.now()) == again.entry
+
+
+def test_a_fetch_without_redis_proves_its_own_page_and_no_other(replica: Replica) -> None:
+    first = replica.stored(replica.page())
+    both = replica.stored(replica.page("klmnopqrst", at=10), first.directory)
+    replica.adopt(first)
+    replica.adopt(both, 10)
+    replica.validity.end_session()
+    replica.clock.skip(4.0)
+    assert replica.keep(replica.page(began=0.0)).outcome == "kept"
+    replica.clock.skip(2.0)  # the proof of the session has ended, and that of the fetch has not
+    known = replica.copies.known(FIRST)
+    assert known is not None
+    assert [page.offset for page in known.directory.pages] == [0]
+    assert not known.checked
+
+
+def test_a_fetch_that_a_purge_has_overtaken_is_not_kept(replica: Replica) -> None:
+    replica.copies.purge("a1", soft=False)
+    assert replica.keep(replica.page(), ago=0.1).outcome == "purged"
+    assert replica.standing() is None
+
+
+@pytest.mark.parametrize("later", [
+    pytest.param({"total": 31}, id="of another total"),
+    pytest.param({"shows": "Xbcdefghij"}, id="of another order"),
+    pytest.param({}, id="of the same page"),
+])  # fmt: skip
+def test_a_page_without_redis_gives_way_to_a_later_fetch_in_memory(replica: Replica, later: dict[str, object]) -> None:
+    replica.adopt(replica.stored(replica.page(**later)))  # type: ignore[arg-type]
+    replica.validity.end_session()
+    replica.clock.skip(0.3)
+    kept = replica.keep(replica.page(began=-1.0), ago=1.0)
+    assert kept.outcome == "older"
+
+
+@pytest.mark.parametrize("later", [
+    pytest.param({"total": 31}, id="of another total"),
+    pytest.param({"shows": "Xbcdefghij"}, id="of another order"),
+    pytest.param({}, id="of the same page"),
+])  # fmt: skip
+def test_a_page_without_redis_gives_way_to_a_later_fetch_that_redis_was_not_told_of(
+    replica: Replica, later: dict[str, object]
+) -> None:
+    replica.copies.saw(FIRST, replica.page(**later), replica.validity.proof())  # type: ignore[arg-type]
+    replica.clock.skip(0.3)
+    assert replica.keep(replica.page(began=-1.0), ago=1.0).outcome == "older"
+
+
+def test_a_page_without_redis_does_not_give_way_to_another_part_of_the_same_list(replica: Replica) -> None:
+    replica.copies.saw(SECOND, replica.page("klmnopqrst", at=10), replica.validity.proof())
+    replica.clock.skip(0.3)
+    assert replica.keep(replica.page(began=-1.0), ago=1.0).outcome == "kept"
+
+
+def test_dates_of_before_a_step_of_the_clock_are_not_compared(replica: Replica) -> None:
+    replica.adopt(replica.stored(replica.page(total=31)))
+    replica.clock.step(-3600.0)
+    assert replica.keep(replica.page()).outcome == "kept"
+
+
+def test_a_generation_that_continues_in_one_process_has_a_name_of_its_own(replica: Replica) -> None:
+    first = replica.stored(replica.page())
+    replica.adopt(first)
+    kept = replica.keep(replica.page("klmnopqrst", at=10))
+    assert kept.directory is not None
+    assert kept.directory.generation != first.entry.generation == kept.directory.shared
+
+
+def test_what_is_not_valid_is_not_continued_without_redis(replica: Replica) -> None:
+    replica.adopt(replica.stored(replica.page()))
+    replica.clock.skip(0.01)
+    replica.copies.purge("a1", soft=True)
+    replica.clock.skip(0.01)
+    kept = replica.keep(replica.page("klmnopqrst", at=10))
+    assert kept.directory is not None
+    assert [page.offset for page in kept.directory.pages] == [10]
+
+
+def test_a_fetch_that_shows_another_state_ends_the_copy_and_what_redis_answers_of_before(replica: Replica) -> None:
+    kept = replica.stored(replica.page())
+    replica.adopt(kept)
+    seal = replica.validity.validity_tokens.issue("a1")
+    replica.clock.skip(1.0)
+    replica.copies.saw(SECOND, replica.page("klmnopqrst", at=10, total=31), replica.validity.proof())
+    assert replica.standing() is Standing.FALLBACK
+    assert seal.broken
+    replica.clock.skip(0.01)
+    assert replica.adopt(kept) is None
+
+
+def test_a_page_of_an_ended_copy_is_a_fallback(replica: Replica) -> None:
+    replica.validity.end_session()
+    replica.keep(replica.page())
+    replica.copies.end(FIRST.listing)
+    assert replica.standing() is Standing.FALLBACK
+
+
+def test_a_page_that_was_fetched_alone_is_stored_if_redis_has_none_that_began_later(replica: Replica) -> None:
+    replica.keep(replica.page())
+    held = replica.copies.known(FIRST)
+    assert held is not None
+    mine = replica.copies.listed(FIRST, held.directory)
+    assert mine is not None
+    for shelf, found in (
+        (Shelf(EPOCH, None, None), True),
+        (Shelf(EPOCH, None, structs.replace(mine, started=mine.started - 1)), True),
+        (Shelf(EPOCH, None, structs.replace(mine, started=mine.started + 1)), False),
+        (Shelf(EPOCH, None, mine), False),
+        (Shelf("another/epoch", None, None), False),
+    ):
+        assert (replica.copies.fetched_alone(FIRST, shelf) is not None) == found
+    replica.clock.step(3600.0)
+    assert replica.copies.fetched_alone(FIRST, Shelf(EPOCH, None, None)) is None
+
+
+def test_messages_that_were_forgotten_are_not_believed_to_have_said_nothing(replica: Replica) -> None:
+    first, proof = replica.stored(replica.page()), replica.validity.proof()
+    assert first.directory is not None
+    message = replica.told(first)
+    replica.clock.skip(0.01)
+    replica.copies.note_page(message)
+    assert replica.copies.as_of_messages(first.directory, proof) is first.directory
+    replica.clock.skip(6.0)
+    replica.copies.note_page(message)
+    assert replica.copies.as_of_messages(first.directory, proof) is None
+    assert replica.copies.as_of_messages(first.directory, replica.validity.proof()) is first.directory

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import warnings
 from contextlib import suppress
 from typing import Any
 
 import pytest
 from entries import Facts
-from harness import SteeredClock
+from faulty_relay import FaultyRelay
+from harness import SteeredClock, until
 from real_redis import RealRedis
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -43,6 +45,29 @@ async def test_closing_while_connections_are_opened_leaves_none_open(real_redis:
         del calls, commands, get
         gc.collect()
     assert [str(warning.message) for warning in caught] == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="uvloop is not for Windows")
+def test_command_is_sent_again_when_its_idle_connection_was_reset_on_uvloop(real_redis: RealRedis) -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def scenario() -> list[int]:
+        relay = FaultyRelay(real_redis.port)
+        await relay.start()
+        client: Any = connect(f"redis://127.0.0.1:{relay.port}/0", 5.0)
+        calls = RedisCalls(client, timeout=5.0, clock=SteeredClock(), emit=Facts())
+        try:
+            await calls.ping()  # which waits for the check of what Redis permits
+            idle = client.connection_pool._available_connections
+            relay.cut("all", reset=True)
+            await until(lambda: all(one._writer.transport.is_closing() for one in idle if one.is_connected))
+            exists = [calls.run("exists", lambda client: client.exists("no such key")) for _ in idle]
+            return list(await asyncio.gather(*exists))
+        finally:
+            await calls.close()
+            await relay.close()
+
+    assert set(uvloop.run(scenario())) == {0}
 
 
 async def test_new_connection_sends_only_the_command(real_redis: RealRedis) -> None:
