@@ -176,7 +176,7 @@ PAGE = st.tuples(st.integers(0, 6), st.integers(2, 6))
     count=st.integers(5, 9),
     pages=st.tuples(PAGE, PAGE),
     change=st.builds("{}:{}".format, st.sampled_from(list(CHANGES)), st.integers(0, 99)),
-    lookup=st.lists(st.tuples(st.integers(0, 3), st.integers(4, 9)), min_size=2, max_size=4),
+    windows=st.lists(st.tuples(st.integers(0, 3), st.integers(4, 9)), min_size=2, max_size=4),
 )
 def test_two_fetches_and_a_change_between(count: int, pages: tuple[Any, Any], change: str, windows: list[Any]) -> None:
     one, other = pages
