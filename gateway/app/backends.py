@@ -12,7 +12,7 @@ from gateway.core.events import Emit
 from gateway.core.validity_token import ValidityTokens
 from gateway.storage.base import Store
 from gateway.storage.memory import MemoryStore
-from gateway.storage.redis.leases import Alone, Turns
+from gateway.storage.redis.leases import FetchLeases, LocalLeases
 from gateway.teams.budgets import Budgets
 from gateway.upstream.guard import LocalPause, UpstreamGuard
 
@@ -27,7 +27,7 @@ class Backends:
 
     store: Store
     validity_tokens: ValidityTokens
-    leases: Turns
+    leases: FetchLeases
     guard: UpstreamGuard
     budgets: Budgets
     flush: Callable[[], None]
@@ -35,10 +35,10 @@ class Backends:
     following: Callable[[], Coroutine[Any, Any, None]] | None = None
     adopt_url: Callable[[str], bool] | None = None
 
-    def purge_here(self, aoi_id: str | None, soft: bool) -> None:
+    def purge_local(self, aoi_id: str | None, soft: bool) -> None:
         """Purge what another process of this gateway has purged. Where there is Redis, its message does that."""
         if isinstance(self.store, MemoryStore):
-            self.store.purge_here(aoi_id, soft=soft)
+            self.store.purge_local(aoi_id, soft=soft)
 
 
 def memory_backends(
@@ -53,4 +53,4 @@ def memory_backends(
     """This process alone, with so many bytes of `memory`; `purge_others` purges those that serve with it."""
     store = MemoryStore(memory, clock, emit, purge_others)
     guard = UpstreamGuard(upstream, LocalPause(), clock=clock, emit=emit)
-    return Backends(store, store.validity_tokens, Alone(clock), guard, Budgets(teams, None, clock), store.tell)
+    return Backends(store, store.validity_tokens, LocalLeases(clock), guard, Budgets(teams, None, clock), store.flush)

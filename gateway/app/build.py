@@ -120,7 +120,7 @@ class Gateway:
         )  # fmt: skip
         if worker_client is not None:
             worker_client.register(
-                numbers=self._aggregation.metrics, snapshot=self._aggregation.snapshot, purge=backends.purge_here,
+                numbers=self._aggregation.metrics, snapshot=self._aggregation.snapshot, purge=backends.purge_local,
                 lines_lost=self._count_lost_lines,
             )  # fmt: skip
         self._status_pages = StatusPages(self._aggregation.status, gethostname(), clock)

@@ -11,13 +11,13 @@ from gateway.config.store_url import parse
 from gateway.core.clock import Clock
 from gateway.core.events import Emit
 from gateway.storage.entry import FORMAT_VERSION
-from gateway.storage.memory import Shelves
+from gateway.storage.memory import LocalPages
 from gateway.storage.redis.client import Connections, connect
-from gateway.storage.redis.commands import RedisCalls
+from gateway.storage.redis.commands import RedisCommands
 from gateway.storage.redis.credentials import StoreCredentials
 from gateway.storage.redis.invalidation import InvalidationSubscriber
-from gateway.storage.redis.leases import Leases
-from gateway.storage.redis.shared_budgets import SharedBuckets
+from gateway.storage.redis.leases import RedisLeases
+from gateway.storage.redis.shared_budgets import RedisBuckets
 from gateway.storage.redis.shared_pause import RedisPause
 from gateway.storage.redis.store import RedisStore
 from gateway.storage.redis.url_file import UrlFile
@@ -47,19 +47,19 @@ def redis_backends(
     credentials = StoreCredentials(parse(url))
     client = connect(url, cache.redis_timeout, connections, credentials)
     prefix = f"{cache.key_prefix}:{FORMAT_VERSION}:"
-    calls = RedisCalls(client, timeout=cache.redis_timeout, clock=clock, emit=emit, prefix=prefix)
+    calls = RedisCommands(client, timeout=cache.redis_timeout, clock=clock, emit=emit, prefix=prefix)
     far = RedisStore(calls, connections, prefix=cache.key_prefix, clock=clock, emit=emit)
     validity = Validity(max_age=cache.memory_max_age, clock=clock)
     single = url.startswith(("redis://", "rediss://"))
     word = InvalidationSubscriber(calls, far, validity, clock, single=single)
-    near = Shelves(memory, emit)
+    near = LocalPages(memory, emit)
     store = TieredStore(near, far, word, clock=clock, emit=emit)
-    leases = Leases(calls.run, prefix=far.prefix, clock=clock)
+    leases = RedisLeases(calls.run, prefix=far.prefix, clock=clock)
     pause = RedisPause(calls, prefix=far.prefix, scope=scope)
     guard = UpstreamGuard(upstream, pause, clock=clock, emit=emit)
     pause.listener = guard.receive_pause
-    budgets = Budgets(teams, SharedBuckets(calls, prefix=far.prefix, timeout=cache.redis_timeout), clock)
-    listeners = {far.channel: store.hear, leases.channel: leases.hear, pause.channel: pause.receive}
+    budgets = Budgets(teams, RedisBuckets(calls, prefix=far.prefix, timeout=cache.redis_timeout), clock)
+    listeners = {far.channel: store.receive, leases.channel: leases.receive, pause.channel: pause.receive}
     listening = partial(word.run, listeners, store.invalidate_all, pause.poll)
     following = None
     if cache.url_file is not None:
@@ -67,6 +67,6 @@ def redis_backends(
         credentials.refresh_with(url_file.refresh)
         following = url_file.follow
     return Backends(
-        store, store.validity_tokens, leases, guard, budgets, near.tell, listening, following,
+        store, store.validity_tokens, leases, guard, budgets, near.flush, listening, following,
         adopt_url=lambda other: credentials.adopt(parse(other)),
     )  # fmt: skip

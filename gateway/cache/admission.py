@@ -9,13 +9,13 @@ from gateway.cache.policy import not_found_lifetime, page_lifetime
 from gateway.cache.signed_urls import last_use, link_expiries
 from gateway.config.options import Lifetimes
 from gateway.core.query import AssetsQuery
-from gateway.storage.base import Candidate
-from gateway.storage.entry import Entry, Reckoning, compress, entity_tag
-from gateway.storage.listing_index import Sight
+from gateway.storage.base import FetchedEntry
+from gateway.storage.entry import Entry, LifetimeReason, compress, entity_tag
+from gateway.storage.listing_index import PageRecord
 from gateway.upstream.classification import FetchedPage
 
 
-def admit(query: AssetsQuery, page: str, fetched: FetchedPage, lifetimes: Lifetimes, chance: float) -> Candidate:
+def admit(query: AssetsQuery, page: str, fetched: FetchedPage, lifetimes: Lifetimes, chance: float) -> FetchedEntry:
     """Make the entry of a fetched answer, to be kept as `page`. `chance` in [0, 1) spreads the lifetimes."""
     listing = fetched.listing
     if listing is None:
@@ -47,19 +47,19 @@ def admit(query: AssetsQuery, page: str, fetched: FetchedPage, lifetimes: Lifeti
         fresh_until=min(expires, end),
         grace_until=min(expires + lifetime.grace, end),
         keep_until=min(expires + lifetime.keep, end),
-        mould=b"" if mould is None else mould.encode(),
-        reckoning=Reckoning(fetched.arrived, lifetime.told, lifetime.jitter, caps),
+        template=b"" if mould is None else mould.encode(),
+        reckoning=LifetimeReason(fetched.arrived, lifetime.told, lifetime.jitter, caps),
     )
-    shown = Sight(
+    shown = PageRecord(
         offset=query.offset,
         limit=query.limit,
-        printed=0 if listing is None else listing.limit,
+        effective_limit=0 if listing is None else listing.limit,
         ids=listing.ids if listing is not None and whole else b"",
         started=entry.started,
         fresh_until=entry.fresh_until,
         grace_until=entry.grace_until,
         until=entry.last_use,
-        moulded=mould is not None,
+        sliceable=mould is not None,
         shift=0 if listing is None else listing.offset - query.offset,
     )
-    return Candidate(entry, shown, None if listing is None else listing.total)
+    return FetchedEntry(entry, shown, None if listing is None else listing.total)

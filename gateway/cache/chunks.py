@@ -23,7 +23,7 @@ from gateway.core.clock import Clock
 from gateway.core.errors import UpstreamRefusal, UpstreamTimeout, UpstreamTooLarge
 from gateway.core.query import AssetsQuery
 from gateway.storage.entry import Entry
-from gateway.storage.listing_index import Directory
+from gateway.storage.listing_index import ListingIndex
 
 # A window that needs more chunks than this is fetched as it was asked for: one request must not become many.
 _MOST_CHUNKS = 3
@@ -49,9 +49,9 @@ class ChunkedFetch:
         """The chunks that would be asked for; none where the page is fetched as it was asked for."""
         if not self._chunk or self._clock.monotonic() < self._unusable.get(_listing(found), -math.inf):
             return []
-        directory = found.directory
-        known = directory is not None and any(found.now < page.fresh_until for page in directory.pages)
-        return self._needed(query, directory.total if directory is not None and known else None)
+        index = found.listing_index
+        known = index is not None and any(found.now < page.fresh_until for page in index.pages)
+        return self._needed(query, index.total if index is not None and known else None)
 
     async def fetch(self, request: FetchRequest, found: LookupResult) -> SharedResult | None:
         """Fetch the chunks of a window; None if the page has to be fetched as requested.
@@ -88,10 +88,10 @@ class ChunkedFetch:
 
     @staticmethod
     def _missing(needed: list[AssetsQuery], found: LookupResult, since: float) -> list[AssetsQuery]:
-        directory = found.directory
-        if directory is None or directory.total is None:
+        index = found.listing_index
+        if index is None or index.total is None:
             return needed  # a 404 is found where it was left
-        return [one for one in needed if not _is_fresh(directory, one, found.now, since)]
+        return [one for one in needed if not _is_fresh(index, one, found.now, since)]
 
     @staticmethod
     def _are_unusable(asked: list[AssetsQuery], results: Sequence[SharedResult], found: LookupResult) -> bool:
@@ -99,10 +99,10 @@ class ChunkedFetch:
 
         How an empty page is printed shows nothing, and what was purged or overtaken is tried again.
         """
-        total = None if found.directory is None else found.directory.total
+        total = None if found.listing_index is None else found.listing_index.total
         return any(
             not one.result.storable
-            or (one.result.stored and not one.result.entry.mould and (total is None or query.offset < total))
+            or (one.result.stored and not one.result.entry.template and (total is None or query.offset < total))
             for query, one in zip(asked, results, strict=True)
         )
 
@@ -124,7 +124,7 @@ class ChunkedFetch:
         return [query.window(number * size, size + 1) for number in range(first, last + 1)]
 
     def _sent(self, request: FetchRequest, found: LookupResult, chunk: AssetsQuery) -> FetchRequest:
-        known = None if found.directory is None else found.directory.seen(chunk.offset, chunk.limit)
+        known = None if found.listing_index is None else found.listing_index.page(chunk.offset, chunk.limit)
         address = self._lookup.address(chunk)
         return replace(
             request,
@@ -144,8 +144,8 @@ def _listing(found: LookupResult) -> tuple[str, str]:
     return found.address.listing, found.epoch
 
 
-def _is_fresh(directory: Directory, chunk: AssetsQuery, now: float, since: float) -> bool:
-    seen = directory.seen(chunk.offset, chunk.limit)
+def _is_fresh(index: ListingIndex, chunk: AssetsQuery, now: float, since: float) -> bool:
+    seen = index.page(chunk.offset, chunk.limit)
     return seen is not None and (now < seen.fresh_until or seen.started >= since)
 
 

@@ -28,9 +28,9 @@ from gateway.core.errors import (
 )
 from gateway.core.events import Emit, FetchFailed, GenerationEnded, Tier, VendorForbidsStoring
 from gateway.core.query import Address, AssetsQuery
-from gateway.storage.base import Store, found_in, unfiled
+from gateway.storage.base import Store, get_or_nothing, unrecorded_entry
 from gateway.storage.entry import Entry
-from gateway.storage.redis.leases import Turns
+from gateway.storage.redis.leases import FetchLeases
 from gateway.upstream.classification import FetchedPage
 
 # Fetch a page from the vendor: the query, the request id that is sent along, a deadline in monotonic time, and the team
@@ -116,7 +116,7 @@ class Fetcher:
         self,
         *,
         store: Store,
-        leases: Turns,
+        leases: FetchLeases,
         fetch: FetchPage,
         check: Callable[[AssetsQuery], None],
         budget: MissBudget,
@@ -189,13 +189,13 @@ class Fetcher:
         waited = False
         while True:
             self._check(request.query)  # before it is our turn, which is better somebody else's then
-            async with self._leases.take(request.name) as turn:
+            async with self._leases.acquire(request.name) as turn:
                 if turn.failure is not None:
                     raise turn.failure
-                found = await self._found(request, waited=waited or not turn.mine)
+                found = await self._found(request, waited=waited or not turn.acquired)
                 if found is not None:
                     return found
-                if turn.mine:
+                if turn.acquired:
                     self._check(request.query)  # again: a fetch that will not be made is not charged
                     await self._budget.miss(request.team)
                     try:
@@ -216,17 +216,17 @@ class Fetcher:
 
         What another replica has just fetched is good enough for those who waited for it, however short it lives.
         """
-        shelf = await found_in(self._store, request.address)
-        entry = shelf.entry
-        if entry is None or not shelf.current:
+        stored = await get_or_nothing(self._store, request.address)
+        entry = stored.entry
+        if entry is None or not stored.is_current:
             return None
         newer = entry.started > request.known_since
         fresh = isinstance(decide(entry, self._clock.now()), Serve)
         if (fresh and not request.forced) or (newer and waited):
             asked: Literal["elsewhere", "nobody"] = "elsewhere" if waited else "nobody"
             if entry.last_use <= self._clock.now():
-                return FetchResult(entry, asked, stored=False, not_stored_because="no-lifetime", tier=shelf.tier)
-            return FetchResult(entry, asked, tier=shelf.tier)
+                return FetchResult(entry, asked, stored=False, not_stored_because="no-lifetime", tier=stored.tier)
+            return FetchResult(entry, asked, tier=stored.tier)
         return None
 
     async def _fetched(self, request: FetchRequest, deadline: float) -> FetchResult:
@@ -237,18 +237,20 @@ class Fetcher:
             self._emit(FetchFailed(type(error).__name__, str(error)))
             raise
         candidate = admit(request.query, request.address.page, fetched, self.lifetimes, self._chance())
-        shown = candidate.sight
+        shown = candidate.record
         if shown.shows_limit(candidate.total):
-            self._limits.learn(shown.limit, shown.printed, shown.end - shown.offset, shown.started)
+            self._limits.learn(shown.limit, shown.effective_limit, shown.end - shown.offset, shown.started)
         if not fetched.caching.storable:
             self._emit(VendorForbidsStoring())
-            self._store.saw(request.address, candidate, proof)
-            named = unfiled(candidate, request.epoch)
+            self._store.note_fetch(request.address, candidate, proof)
+            named = unrecorded_entry(candidate, request.epoch)
             return FetchResult(named, "here", stored=False, storable=False, not_stored_because="no-store")
         try:
-            kept = await self._store.keep(request.address, candidate, request.epoch, proof)
+            kept = await self._store.put(request.address, candidate, request.epoch, proof)
         except StoreDown:
-            return FetchResult(unfiled(candidate, request.epoch), "here", stored=False, not_stored_because="store-down")
+            return FetchResult(
+                unrecorded_entry(candidate, request.epoch), "here", stored=False, not_stored_because="store-down"
+            )
         if kept.ended:
             self._emit(GenerationEnded())
         if kept.outcome != "kept":

@@ -23,7 +23,7 @@ from gateway.core.events import CacheAnswered, CacheResult, Emit, Purged, Tier, 
 from gateway.core.query import AssetsQuery
 from gateway.storage.base import Store
 from gateway.storage.entry import Entry
-from gateway.storage.redis.leases import Turns
+from gateway.storage.redis.leases import FetchLeases
 
 # How often one page may be refreshed because a client says so, in seconds.
 FORCED_REFRESH_INTERVAL = 10.0
@@ -93,7 +93,7 @@ class CacheHandler:
         lookup: Lookup,
         fetcher: Fetcher,
         chunked_fetch: ChunkedFetch,
-        leases: Turns,
+        leases: FetchLeases,
         deadline: float,
         patience: float,
         prefetch: int,
@@ -139,7 +139,7 @@ class CacheHandler:
 
     def touch(self, names: Iterable[str]) -> None:
         """Count a use of these, where nobody has looked them up."""
-        self._store.use(names)
+        self._store.touch(names)
 
     async def lookup(self, query: AssetsQuery) -> LookupResult:
         """What there is for a query now, for who asks why there was no answer."""
@@ -189,7 +189,7 @@ class CacheHandler:
         """Whether no page that would be fetched for this query was fetched of late because a client said so."""
         pages = [self._lookup.address(page).page for page in self._chunked_fetch.chunks_of(query, found)]
         firsts = [
-            await self._leases.first(f"forced:{page}", FORCED_REFRESH_INTERVAL)
+            await self._leases.claim(f"forced:{page}", FORCED_REFRESH_INTERVAL)
             for page in pages or [found.address.page]
         ]
         return any(firsts)

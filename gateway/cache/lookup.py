@@ -1,7 +1,7 @@
 """What the store has for a query: the page itself, or a window cut from others of its listing.
 
 `core.windows` knows how windows are put together, and `core.limits` what was learned of the vendor's limits. This file
-asks the store for what they need: the listing's directory tells which pages there are, so that Redis is asked at most
+asks the store for what they need: the listing's index tells which pages there are, so that Redis is asked at most
 twice, and not at all where memory has the pages.
 """
 
@@ -18,9 +18,9 @@ from gateway.core.clock import Clock
 from gateway.core.errors import StoreDown
 from gateway.core.events import Emit, Tier, TierLookup
 from gateway.core.query import Address, AssetsQuery
-from gateway.storage.base import NO_SHELF, Shelf, Store, found_in
+from gateway.storage.base import NOTHING_STORED, Store, StoreResult, get_or_nothing
 from gateway.storage.entry import Entry
-from gateway.storage.listing_index import Directory, Sight
+from gateway.storage.listing_index import ListingIndex, PageRecord
 
 # A look-up during which something changed is made again, at most this often in all.
 _TRIES = 3
@@ -38,9 +38,9 @@ class LookupResult(NamedTuple):
     now: float
     address: Address
     epoch: str
-    directory: Directory | None
+    listing_index: ListingIndex | None
     known_since: float
-    sources: tuple[Sight, ...] = ()
+    sources: tuple[PageRecord, ...] = ()
     tier: Tier = "memory"
     exact: Entry | None = None
     current: bool = True
@@ -69,60 +69,68 @@ class Lookup:
         """The best there is for a query: fresh page, fresh window, page in grace, window in grace, or what is kept."""
         address = query.address(self._scope)
         for _ in range(_TRIES):
-            found, shelf = await self._look(query, address)
-            if shelf is None or self._store.stands(address, shelf):
+            found, stored = await self._look(query, address)
+            if stored is None or self._store.is_current(address, stored):
                 return found
         # Something has changed each time while its pages were read: none of them is known to be right.
         return found._replace(
-            decision=Fetch(None, expired=False), directory=None, known_since=-math.inf, sources=(), exact=None
+            decision=Fetch(None, expired=False), listing_index=None, known_since=-math.inf, sources=(), exact=None
         )
 
-    async def _look(self, query: AssetsQuery, address: Address) -> tuple[LookupResult, Shelf | None]:
-        """What there is, and the shelf that it is from if something was awaited since that was right."""
-        shelf = self._store.glance(address)
-        if shelf is not None and shelf.entry is None:
-            found = self._from_memory(query, address, shelf)
+    async def _look(self, query: AssetsQuery, address: Address) -> tuple[LookupResult, StoreResult | None]:
+        """What there is, and the stored that it is from if something was awaited since that was right."""
+        stored = self._store.peek(address)
+        if stored is not None and stored.entry is None:
+            found = self._from_memory(query, address, stored)
             if found is not None:
                 self._emit(TierLookup("memory", "hit"))
                 return found, None
-            shelf = None
-        elif shelf is not None:
+            stored = None
+        elif stored is not None:
             self._emit(TierLookup("memory", "hit"))
-        if shelf is None:
+        if stored is None:
             try:
-                shelf = await self._store.ask(address)
+                stored = await self._store.get_remote(address)
             except StoreDown:
-                shelf = NO_SHELF
+                stored = NOTHING_STORED
         now = self._clock.now()
-        current = shelf.current
-        exact = decide(shelf.entry, now, current=current)
-        seen = -math.inf if shelf.entry is None else shelf.entry.started
+        current = stored.is_current
+        exact = decide(stored.entry, now, current=current)
+        seen = -math.inf if stored.entry is None else stored.entry.started
         found = LookupResult(
-            exact, now, address, shelf.epoch, shelf.directory, seen, tier=shelf.tier, exact=shelf.entry, current=current
+            exact,
+            now,
+            address,
+            stored.epoch,
+            stored.listing_index,
+            seen,
+            tier=stored.tier,
+            exact=stored.entry,
+            current=current,
         )
-        planned = None if isinstance(exact, Serve) else self._plan(query, shelf.directory, now)
+        planned = None if isinstance(exact, Serve) else self._plan(query, stored.listing_index, now)
         if planned is None or _as_good(exact, planned.state):
             return found, None
-        entry = self._in_memory(query, address, planned, shelf)
+        entry = self._in_memory(query, address, planned, stored)
         if entry is not None:
             return found._replace(decision=_decision(planned.state, entry), sources=planned.pages), None
-        entry = await self._from_redis(query, address, planned, shelf)
+        entry = await self._from_redis(query, address, planned, stored)
         if entry is None:
-            return found, shelf
+            return found, stored
         found = found._replace(decision=_decision(planned.state, entry), sources=planned.pages, tier="redis")
-        return found, shelf
+        return found, stored
 
     def peek(self, query: AssetsQuery) -> LookupResult | None:
         """What `find` would find, where that is fresh and in this process; None where it would have to ask."""
         address = query.address(self._scope)
-        shelf = self._store.glance(address)
-        if shelf is None:
+        stored = self._store.peek(address)
+        if stored is None:
             return None
         now = self._clock.now()
-        exact = decide(shelf.entry, now, current=shelf.current)
+        exact = decide(stored.entry, now, current=stored.is_current)
         if isinstance(exact, Serve):
-            return LookupResult(exact, now, address, shelf.epoch, shelf.directory, exact.entry.started)
-        return self._from_memory(query, address, shelf)
+            return LookupResult(exact, now, address, stored.epoch, stored.listing_index, exact.entry.started)
+        return self._from_memory(query, address, stored)
 
     async def find_fetched(self, query: AssetsQuery, since: float, *, only: bool) -> tuple[LookupResult, Entry | None]:
         """What there is after fetches that began at `since` (Unix time) or later: a window of their pages, if they do.
@@ -130,16 +138,16 @@ class Lookup:
         Their pages count as fresh however short they live, and no others do where `only` those are wanted.
         """
         address = query.address(self._scope)
-        shelf = await found_in(self._store, address)
+        stored = await get_or_nothing(self._store, address)
         now = self._clock.now()
-        found = LookupResult(Fetch(None, expired=False), now, address, shelf.epoch, shelf.directory, -math.inf)
-        planned = self._plan(query, shelf.directory, now, since=since, only=only)
+        found = LookupResult(Fetch(None, expired=False), now, address, stored.epoch, stored.listing_index, -math.inf)
+        planned = self._plan(query, stored.listing_index, now, since=since, only=only)
         if planned is None or planned.state != "fresh":
             return found, None
-        entry = self._in_memory(query, address, planned, shelf)
+        entry = self._in_memory(query, address, planned, stored)
         if entry is None:
-            entry = await self._from_redis(query, address, planned, shelf)
-            if not self._store.stands(address, shelf):
+            entry = await self._from_redis(query, address, planned, stored)
+            if not self._store.is_current(address, stored):
                 return found, None
         return found, entry
 
@@ -148,14 +156,14 @@ class Lookup:
 
         Nothing counts as used by that.
         """
-        directory = self._store.directory(self.address(query))
-        if directory is None:
+        index = self._store.index(self.address(query))
+        if index is None:
             return None
         now = self._clock.now()
-        exact = directory.seen(query.offset, query.limit)
+        exact = index.page(query.offset, query.limit)
         if exact is not None and now < exact.grace_until:
             return True
-        planned = self._plan(query, directory, now)
+        planned = self._plan(query, index, now)
         return planned is not None and planned.state != "kept"
 
     def page_step(self, query: AssetsQuery) -> int:
@@ -164,42 +172,42 @@ class Lookup:
 
     def total(self, query: AssetsQuery) -> int | None:
         """How many assets the listing has; None where that is not known in this process."""
-        directory = self._store.directory(self.address(query))
-        return None if directory is None else directory.total
+        index = self._store.index(self.address(query))
+        return None if index is None else index.total
 
     def address(self, query: AssetsQuery) -> Address:
         """Where the page of a query is kept."""
         return query.address(self._scope)
 
-    def _from_memory(self, query: AssetsQuery, address: Address, shelf: Shelf) -> LookupResult | None:
+    def _from_memory(self, query: AssetsQuery, address: Address, stored: StoreResult) -> LookupResult | None:
         """A fresh window whose pages are all in this process, unless a fresh page is known to be elsewhere."""
-        now, directory = self._clock.now(), shelf.directory
-        exact = None if directory is None else directory.seen(query.offset, query.limit)
-        if directory is None or (exact is not None and now < exact.fresh_until):
+        now, index = self._clock.now(), stored.listing_index
+        exact = None if index is None else index.page(query.offset, query.limit)
+        if index is None or (exact is not None and now < exact.fresh_until):
             return None
-        planned = self._plan(query, directory, now)
+        planned = self._plan(query, index, now)
         if planned is None or planned.state != "fresh":
             return None
-        entry = self._in_memory(query, address, planned, shelf)
+        entry = self._in_memory(query, address, planned, stored)
         if entry is None:
             return None
-        return LookupResult(Serve(entry), now, address, shelf.epoch, directory, -math.inf, planned.pages)
+        return LookupResult(Serve(entry), now, address, stored.epoch, index, -math.inf, planned.pages)
 
     def _plan(
         self,
         query: AssetsQuery,
-        directory: Directory | None,
+        index: ListingIndex | None,
         now: float,
         *,
         since: float = math.inf,
         only: bool = False,
     ) -> WindowPlan | None:
-        if directory is None or not directory.moulded:
+        if index is None or not index.sliceable:
             return None
-        for asked, printed, count, started in directory.limits_seen:
+        for asked, printed, count, started in index.limit_observations:
             self._page_limits.learn(asked, printed, count, started)
         limit = self._page_limits.effective(query.limit)
-        planned = None if limit is None else plan(directory, query.offset, limit, now, since=since, only=only)
+        planned = None if limit is None else plan(index, query.offset, limit, now, since=since, only=only)
         if planned is None or not self._page_limits.has_sent(end_of(planned.pagination) - query.offset):
             return None
         return planned
@@ -208,33 +216,37 @@ class Lookup:
         return [self.address(query.window(source.offset, source.limit)).page for source in planned.pages]
 
     async def _from_redis(
-        self, query: AssetsQuery, address: Address, planned: WindowPlan, shelf: Shelf
+        self, query: AssetsQuery, address: Address, planned: WindowPlan, stored: StoreResult
     ) -> Entry | None:
         """The window, if Redis has all its pages, and what is known of limits still holds."""
         contradictions = self._page_limits.contradictions
         with suppress(StoreDown):
-            pages = await self._store.read(address, self._pages(query, planned), shelf.epoch)
+            pages = await self._store.get_many(address, self._pages(query, planned), stored.epoch)
             if contradictions == self._page_limits.contradictions:
-                return self._slice(address, planned, shelf, pages)
+                return self._slice(address, planned, stored, pages)
         return None
 
-    def _in_memory(self, query: AssetsQuery, address: Address, planned: WindowPlan, shelf: Shelf) -> Entry | None:
+    def _in_memory(
+        self, query: AssetsQuery, address: Address, planned: WindowPlan, stored: StoreResult
+    ) -> Entry | None:
         """The window if it was made before, or if all its pages are in this process."""
-        made = self._store.copies([planned.name(address.page)], shelf.epoch)
+        made = self._store.peek_many([planned.name(address.page)], stored.epoch)
         if made is not None:
             return made[0]
-        return self._slice(address, planned, shelf, self._store.copies(self._pages(query, planned), shelf.epoch))
+        return self._slice(address, planned, stored, self._store.peek_many(self._pages(query, planned), stored.epoch))
 
-    def _slice(self, address: Address, planned: WindowPlan, shelf: Shelf, entries: list[Entry] | None) -> Entry | None:
+    def _slice(
+        self, address: Address, planned: WindowPlan, stored: StoreResult, entries: list[Entry] | None
+    ) -> Entry | None:
         """Cut the window, if these are the very pages that were planned with, and hold it for who asks next."""
-        if entries is None or shelf.directory is None:
+        if entries is None or stored.listing_index is None:
             return None
         for source, entry in zip(planned.pages, entries, strict=True):
-            if entry.started != source.started or not shelf.directory.owns(entry.generation, entry.started):
+            if entry.started != source.started or not stored.listing_index.owns(entry.generation, entry.started):
                 return None
-        made = slice_window(planned, entries, planned.name(address.page), shelf.directory.generation)
+        made = slice_window(planned, entries, planned.name(address.page), stored.listing_index.generation)
         if made is not None:
-            self._store.hold(made)
+            self._store.put_local(made)
         return made
 
 

@@ -17,7 +17,7 @@ from typing import Literal
 from gateway.cache.page_template import Pagination, Slice, decode_template, render
 from gateway.core.listing import NO_ID
 from gateway.storage.entry import Entry, compress, entity_tag
-from gateway.storage.listing_index import Directory, Sight
+from gateway.storage.listing_index import ListingIndex, PageRecord
 
 # More pages than this are not put together: asking the vendor once is cheaper.
 _MOST_PAGES = 32
@@ -34,7 +34,7 @@ State = Literal["fresh", "grace", "kept"]
 class WindowPlan:
     """The pages that hold a window, in the order of their assets, its pagination, and the state of the weakest page."""
 
-    pages: tuple[Sight, ...]
+    pages: tuple[PageRecord, ...]
     pagination: Pagination
     state: State
 
@@ -64,7 +64,7 @@ def end_of(pagination: Pagination) -> int:
 
 
 def plan(
-    directory: Directory, offset: int, printed: int, now: float, *, since: float = math.inf, only: bool = False
+    index: ListingIndex, offset: int, printed: int, now: float, *, since: float = math.inf, only: bool = False
 ) -> WindowPlan | None:
     """The best way to put a window together: out of fresh pages, else with some in grace, else with some kept.
 
@@ -72,13 +72,13 @@ def plan(
     or later counts as fresh, and no other does where `only` those are wanted. None when the pages do not hold the
     window.
     """
-    if directory.total is None:
+    if index.total is None:
         return None
-    pagination = Pagination(directory.total, offset, printed)
+    pagination = Pagination(index.total, offset, printed)
     end = end_of(pagination)
     if end <= offset:
         return None  # nobody knows what the vendor says past the end: it may clamp the offset, or refuse
-    tries: tuple[tuple[State, Callable[[Sight], bool]], ...] = (
+    tries: tuple[tuple[State, Callable[[PageRecord], bool]], ...] = (
         ("fresh", lambda page: now < page.fresh_until or page.started >= since),
         ("grace", lambda page: now < page.grace_until),
         ("kept", lambda page: now < page.until),
@@ -86,7 +86,7 @@ def plan(
     if only:
         tries = (("fresh", lambda page: page.started >= since),)
     for state, usable in tries:
-        pages = _cover(directory, offset, end, usable)
+        pages = _cover(index, offset, end, usable)
         if pages:
             return WindowPlan(pages, pagination, state)
     return None
@@ -101,7 +101,7 @@ def slice_window(planned: WindowPlan, entries: Sequence[Entry], name: str, gener
     pieces: list[Slice] = []
     place = planned.pagination.offset
     for page, entry in zip(planned.pages, entries, strict=True):
-        template = decode_template(entry.mould)
+        template = decode_template(entry.template)
         if template is None:
             return None
         until = min(page.end, end)
@@ -129,38 +129,38 @@ def slice_window(planned: WindowPlan, entries: Sequence[Entry], name: str, gener
     )
 
 
-def _cover(directory: Directory, offset: int, end: int, usable: Callable[[Sight], bool]) -> tuple[Sight, ...]:
+def _cover(index: ListingIndex, offset: int, end: int, usable: Callable[[PageRecord], bool]) -> tuple[PageRecord, ...]:
     """As few pages as hold all of [offset, end), each sharing an asset with the next; none if there are no such."""
-    found: list[Sight] = []
+    found: list[PageRecord] = []
     place = offset
     while place < end and len(found) < _MOST_PAGES:
         last = found[-1] if found else None
         # The first page shows the asset at `offset`; each further one the last asset of the page before it, too.
         shown = offset if last is None else place - 1
-        best: Sight | None = None
-        for number in range(bisect_right(directory.moulded, shown, key=lambda page: page.offset) - 1, -1, -1):
-            if directory.reach[number] <= place:
+        best: PageRecord | None = None
+        for number in range(bisect_right(index.sliceable, shown, key=lambda page: page.offset) - 1, -1, -1):
+            if index.reach[number] <= place:
                 break  # nothing before shows more
-            page = directory.moulded[number]
+            page = index.sliceable[number]
             if page.end > place and usable(page) and (last is None or _share(last, page)):
                 best = page if best is None else max(best, page, key=lambda one: (min(one.end, end), one.started))
         if best is None:
             return ()
         found.append(best)
         place = best.end
-    return tuple(found) if place >= end and (len(found) == 1 or _all_differ(directory, found)) else ()
+    return tuple(found) if place >= end and (len(found) == 1 or _all_differ(index, found)) else ()
 
 
-def _share(one: Sight, other: Sight) -> bool:
+def _share(one: PageRecord, other: PageRecord) -> bool:
     """Whether both show one asset at one index. What they show differently would have ended their generation."""
     shared = range(max(one.offset, other.offset), min(one.end, other.end))
     return any(one.id_at(index) == other.id_at(index) != NO_ID for index in shared)
 
 
-def _all_differ(directory: Directory, pages: Sequence[Sight]) -> bool:
+def _all_differ(index: ListingIndex, pages: Sequence[PageRecord]) -> bool:
     """Whether no asset stands at two places of what these pages show together, as one does that moved meanwhile."""
     chain = tuple((page.offset, page.limit) for page in pages)
-    known = directory.joins.get(chain)
+    known = index.joins.get(chain)
     if known is None:
         ids: list[bytes] = []
         place = pages[0].offset
@@ -168,7 +168,7 @@ def _all_differ(directory: Directory, pages: Sequence[Sight]) -> bool:
             ids += (page.id_at(index) for index in range(place, page.end))
             place = page.end
         proven = [one for one in ids if one != NO_ID]
-        if len(directory.joins) >= _MOST_JOINS:
-            directory.joins.clear()
-        known = directory.joins[chain] = len(proven) == len(set(proven))
+        if len(index.joins) >= _MOST_JOINS:
+            index.joins.clear()
+        known = index.joins[chain] = len(proven) == len(set(proven))
     return known

@@ -13,21 +13,21 @@ from gateway.core.errors import StoreDown
 from gateway.core.events import Tier
 from gateway.core.query import Address
 from gateway.storage.entry import Entry
-from gateway.storage.listing_index import Directory, Filed, Sight, file
+from gateway.storage.listing_index import ListingIndex, PageRecord, RecordResult, record
 from gateway.storage.validity import NO_PROOF, Proof
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class FetchedEntry:
     """An entry that is not filed yet, and what it shows of its listing; `total` is None for a 404."""
 
     entry: Entry
-    sight: Sight
+    record: PageRecord
     total: int | None
 
 
-class Shelf(NamedTuple):
-    """What a store has for an address: the purge epoch, the listing's directory, and the page's entry.
+class StoreResult(NamedTuple):
+    """What a store has for an address: the purge epoch, the listing's index, and the page's entry.
 
     An entry from before a purge, or from before the store lost the epoch's tokens, is never shown: `entry` is None
     then. One from before a soft purge is. `tier` is where the entry was, `proof` when all this was known to be right.
@@ -35,38 +35,38 @@ class Shelf(NamedTuple):
     """
 
     epoch: str
-    directory: Directory | None
+    listing_index: ListingIndex | None
     entry: Entry | None
     tier: Tier = "memory"
     proof: Proof = NO_PROOF
     listed: bool = True
 
     @property
-    def current(self) -> bool:
+    def is_current(self) -> bool:
         """Whether the entry belongs to the current generation of its listing."""
-        entry, directory = self.entry, self.directory
+        entry, index = self.entry, self.listing_index
         return (
-            self.listed and entry is not None and directory is not None
-            and directory.owns(entry.generation, entry.started)
+            self.listed and entry is not None and index is not None
+            and index.owns(entry.generation, entry.started)
         )  # fmt: skip
 
 
 # What there is while the store is down: the vendor still has the page.
-NO_SHELF = Shelf("", None, None)
+NOTHING_STORED = StoreResult("", None, None)
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class PutResult:
     """What came of keeping an entry.
 
     `entry` is the one to answer with, named after its generation. It is `kept`, or for those who wait for it and nobody
-    else: a later fetch has shown more (`older`), or a purge came in between (`purged`). `directory` is the listing's
+    else: a later fetch has shown more (`older`), or a purge came in between (`purged`). `index` is the listing's
     next one where it was kept, and `ended` tells that it ended a generation.
     """
 
     entry: Entry
     outcome: Literal["kept", "older", "purged"]
-    directory: Directory | None = None
+    listing_index: ListingIndex | None = None
     ended: bool = False
 
 
@@ -77,47 +77,47 @@ class Store(Protocol):
         """Begin a proof. Take it before a page is fetched, and hand it to `keep`."""
         ...
 
-    def stands(self, address: Address, shelf: Shelf) -> bool:
+    def is_current(self, address: Address, stored: StoreResult) -> bool:
         """Tell whether what was found for an address is still right, after something was awaited."""
         ...
 
-    def directory(self, address: Address) -> Directory | None:
+    def index(self, address: Address) -> ListingIndex | None:
         """What this process knows of the listing, if it may be trusted. No page counts as used by that."""
         ...
 
-    def glance(self, address: Address) -> Shelf | None:
+    def peek(self, address: Address) -> StoreResult | None:
         """What this process knows of the address without asking anybody; None where it may not be trusted."""
         ...
 
-    async def look_up(self, address: Address) -> Shelf:
+    async def get(self, address: Address) -> StoreResult:
         """What there is for the address, whatever its age. Raises StoreDown."""
         ...
 
-    async def ask(self, address: Address) -> Shelf:
+    async def get_remote(self, address: Address) -> StoreResult:
         """The same, for who has just had a glance, and did not see the page. Raises StoreDown."""
         ...
 
-    def copies(self, names: Sequence[str], epoch: str) -> list[Entry] | None:
+    def peek_many(self, names: Sequence[str], epoch: str) -> list[Entry] | None:
         """The entries of these names and this epoch, if this process has them all."""
         ...
 
-    async def read(self, address: Address, pages: Sequence[str], epoch: str) -> list[Entry] | None:
+    async def get_many(self, address: Address, pages: Sequence[str], epoch: str) -> list[Entry] | None:
         """The entries of these pages of the same listing and epoch, if they are all there. Raises StoreDown."""
         ...
 
-    def use(self, names: Iterable[str]) -> None:
+    def touch(self, names: Iterable[str]) -> None:
         """Count a use of what this process holds under these names."""
         ...
 
-    def hold(self, entry: Entry) -> None:
+    def put_local(self, entry: Entry) -> None:
         """Hold an entry that was made here out of others, in this process and as long as there is room."""
         ...
 
-    def saw(self, address: Address, candidate: Candidate, proof: Proof) -> None:
+    def note_fetch(self, address: Address, candidate: FetchedEntry, proof: Proof) -> None:
         """Take in what a fetched page shows that is not kept: another state ends the generation."""
         ...
 
-    async def keep(self, address: Address, candidate: Candidate, epoch: str, proof: Proof | None = None) -> Kept:
+    async def put(self, address: Address, candidate: FetchedEntry, epoch: str, proof: Proof | None = None) -> PutResult:
         """File and keep a page that was fetched under `epoch`, in one atomic step. Raises StoreDown.
 
         `proof` is from before the fetch; None stands for now.
@@ -136,29 +136,31 @@ class Store(Protocol):
         ...
 
 
-async def found_in(store: Store, address: Address) -> Shelf:
+async def get_or_nothing(store: Store, address: Address) -> StoreResult:
     """What the store has for the address; nothing, while it is down: the vendor still has the page."""
     try:
-        return await store.look_up(address)
+        return await store.get(address)
     except StoreDown:
-        return NO_SHELF
+        return NOTHING_STORED
 
 
-def filed(
-    address: Address, known: Directory | None, candidate: Candidate, epoch: str, now: float, *, alone: str = ""
-) -> tuple[Filed, Entry]:
+def record_page(
+    address: Address, known: ListingIndex | None, candidate: FetchedEntry, epoch: str, now: float, *, alone: str = ""
+) -> tuple[RecordResult, Entry]:
     """File a candidate, and name its entry after the epoch and generation that it belongs to (see `file`)."""
-    result = file(known, candidate.sight, candidate.total, listing=address.listing, epoch=epoch, now=now, alone=alone)
+    result = record(
+        known, candidate.record, candidate.total, listing=address.listing, epoch=epoch, now=now, alone=alone
+    )
     if result.outcome == "older":
-        return result, unfiled(candidate, epoch)
+        return result, unrecorded_entry(candidate, epoch)
     return result, structs.replace(candidate.entry, epoch=epoch, generation=result.generation)
 
 
-def unfiled(candidate: Candidate, epoch: str) -> Entry:
+def unrecorded_entry(candidate: FetchedEntry, epoch: str) -> Entry:
     """Name the entry of a page that belongs to no generation known to others: the name is used only once."""
     return structs.replace(candidate.entry, epoch=epoch, generation=secrets.token_hex(8))
 
 
-def ends_one(known: Directory | None, result: Filed) -> bool:
+def ends_generation(known: ListingIndex | None, result: RecordResult) -> bool:
     """Whether filing ended a generation, rather than beginning the first one."""
-    return result.outcome == "ended" and known is not None and known.epoch == result.directory.epoch
+    return result.outcome == "ended" and known is not None and known.epoch == result.listing_index.epoch

@@ -38,7 +38,7 @@ class ForeignVersion(ValueError):
 Cap = Literal["signed-url", "signed-url-keep", "one-day", "no-stale"]
 
 
-class Reckoning(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class LifetimeReason(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """How an entry's lifetimes came about, for those who ask why; nothing is decided by it.
 
     It arrived at `arrived` (Unix time). Its rule alone gave it `told` seconds of freshness, which were shortened by the
@@ -74,13 +74,13 @@ class Entry(msgspec.Struct, frozen=True, weakref=True):
     fresh_until: float
     grace_until: float
     keep_until: float
-    mould: bytes = b""
-    reckoning: Reckoning | None = None
+    template: bytes = b""
+    reckoning: LifetimeReason | None = None
 
     @property
     def size(self) -> int:
         """Bytes that this entry is counted with in a store."""
-        return len(self.body) + len(self.gzipped or b"") + len(self.mould) + _OVERHEAD
+        return len(self.body) + len(self.gzipped or b"") + len(self.template) + _OVERHEAD
 
     @property
     def last_use(self) -> float:
@@ -96,7 +96,7 @@ class Entry(msgspec.Struct, frozen=True, weakref=True):
         header = msgspec.msgpack.encode(
             _Header(
                 self.key, self.status, self.etag, self.epoch, self.generation, self.rule, self.started, self.born,
-                self.fresh_until, self.grace_until, self.keep_until, self.mould, len(self.body),
+                self.fresh_until, self.grace_until, self.keep_until, self.template, len(self.body),
                 None if self.gzipped is None else len(self.gzipped), self.reckoning,
             )
         )  # fmt: skip
@@ -136,7 +136,7 @@ class Entry(msgspec.Struct, frozen=True, weakref=True):
             fresh_until=header.fresh_until,
             grace_until=header.grace_until,
             keep_until=header.keep_until,
-            mould=header.mould,
+            template=header.mould,
             reckoning=header.reckoning,
         )
 
@@ -157,7 +157,7 @@ class _Header(msgspec.Struct, array_like=True):
     body_size: int
     gzip_size: int | None
     # Added at the end, and absent from what older replicas store: that is the same format (they pass over it).
-    reckoning: Reckoning | None = None
+    reckoning: LifetimeReason | None = None
 
 
 _HEADER = msgspec.msgpack.Decoder(_Header)

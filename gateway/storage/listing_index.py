@@ -4,7 +4,7 @@ All pages of a listing (an AOI and its filters) belong to a generation. A page t
 where it overlaps a page seen before, ends it, and so does a 404. What a generation is called is derived from what ended
 the one before, so that replicas which see the same change call it the same without talking.
 
-Pure: filing a page takes a directory and gives the next one. The stores make that one step.
+Pure: filing a page takes a index and gives the next one. The stores make that one step.
 
 The order of what was seen is the order in which fetches began. Of two fetches that straddle a change of the vendor's
 list, the one that began later is right whichever lands first:
@@ -27,31 +27,31 @@ from msgspec import structs
 
 from gateway.core.listing import ID_BYTES, NO_ID
 
-# Bounds on what one directory remembers, so that filing a page stays cheap for a listing of any length. A page that is
+# Bounds on what one index remembers, so that filing a page stays cheap for a listing of any length. A page that is
 # forgotten goes on serving as it is; no windows are cut from it, and it can no longer prove that something slipped.
 _MOST_PAGES = 512
 _MOST_IDS = 16_384
 _REVISION = 16
 
 
-class Sight(msgspec.Struct, frozen=True, array_like=True):
+class PageRecord(msgspec.Struct, frozen=True, array_like=True):
     """What one fetch showed of a listing. Times are Unix time in seconds.
 
     It was asked for `limit` assets from `offset` on, and `printed` is the limit that the vendor named. `ids` holds a
     digest of each asset, from index `first` on; it is empty where the page's own figures contradict each other, and
     then proves nothing about order. It is fresh before `fresh_until`, in grace before `grace_until`, and not served
-    from `until` on. `moulded` tells that windows can be cut from it. `shift` is how far the vendor has moved the page.
+    from `until` on. Windows can be cut from it if it is `sliceable`. `shift` is how far the vendor has moved the page.
     """
 
     offset: int
     limit: int
-    printed: int
+    effective_limit: int
     ids: bytes
     started: float
     fresh_until: float
     grace_until: float
     until: float
-    moulded: bool
+    sliceable: bool
     shift: int = 0
 
     @property
@@ -66,7 +66,7 @@ class Sight(msgspec.Struct, frozen=True, array_like=True):
 
     def shows_limit(self, total: int | None) -> bool:
         """Tell whether it was the limit that ended the page, and not the end of the listing."""
-        return self.moulded and total is not None and self.offset <= self.end < total
+        return self.sliceable and total is not None and self.offset <= self.end < total
 
     def id_at(self, index: int) -> bytes:
         """The digest of the asset at an index of the listing that it shows."""
@@ -77,7 +77,7 @@ class Sight(msgspec.Struct, frozen=True, array_like=True):
         return self.ids[(start - self.first) * ID_BYTES : (end - self.first) * ID_BYTES]
 
 
-class Directory(msgspec.Struct, frozen=True, array_like=True, dict=True):
+class ListingIndex(msgspec.Struct, frozen=True, array_like=True, dict=True):
     """The current generation of a listing. `total` is None when the vendor said 404."""
 
     listing: str
@@ -90,9 +90,9 @@ class Directory(msgspec.Struct, frozen=True, array_like=True, dict=True):
     """When the latest fetch that agrees with this generation began."""
     until: float
     """When the last page of this and all earlier generations is served no more. So long the name is remembered."""
-    pages: tuple[Sight, ...]
+    pages: tuple[PageRecord, ...]
     revision: int = 0
-    """Orders the directories of a listing in the order in which Redis stored them."""
+    """Orders the indexes of a listing in the order in which Redis stored them."""
     shared: str = ""
     """The name of the generation that this one continues in one process alone; empty for a generation of all."""
     not_before: float = 0.0
@@ -107,47 +107,47 @@ class Directory(msgspec.Struct, frozen=True, array_like=True, dict=True):
 
     @property
     def size(self) -> int:
-        """Bytes that this directory is counted with in a store."""
+        """Bytes that this index is counted with in a store."""
         return 950 + sum(len(page.ids) + 500 for page in self.pages)
 
-    def seen(self, offset: int, limit: int) -> Sight | None:
+    def page(self, offset: int, limit: int) -> PageRecord | None:
         """What is known of the page that was asked for with these."""
         return self._by_window.get((offset, limit))
 
-    def without(self, offset: int, limit: int, *, before: float) -> Directory:
+    def without(self, offset: int, limit: int, *, before: float) -> ListingIndex:
         """The same, without what a fetch that began earlier showed of this page."""
-        seen = self.seen(offset, limit)
+        seen = self.page(offset, limit)
         if seen is None or seen.started >= before:
             return self
         return structs.replace(self, pages=tuple(page for page in self.pages if page is not seen))
 
     @cached_property
-    def moulded(self) -> tuple[Sight, ...]:
+    def sliceable(self) -> tuple[PageRecord, ...]:
         """The pages that windows can be cut from, by offset."""
-        return tuple(sorted((page for page in self.pages if page.moulded), key=lambda page: page.offset))
+        return tuple(sorted((page for page in self.pages if page.sliceable), key=lambda page: page.offset))
 
     @cached_property
-    def spans(self) -> tuple[tuple[int, int, float, Sight], ...]:
-        """First index, end and start of the fetch of each page: many pages may be compared with one directory."""
+    def spans(self) -> tuple[tuple[int, int, float, PageRecord], ...]:
+        """First index, end and start of the fetch of each page: many pages may be compared with one index."""
         return tuple((page.first, page.end, page.started, page) for page in self.pages)
 
     @cached_property
     def reach(self) -> tuple[int, ...]:
-        """How far the listing is shown by the `moulded` pages up to each: the largest end so far."""
-        return tuple(accumulate((page.end for page in self.moulded), max))
+        """How far the listing is shown by the `sliceable` pages up to each: the largest end so far."""
+        return tuple(accumulate((page.end for page in self.sliceable), max))
 
     @cached_property
-    def limits_seen(self) -> tuple[tuple[int, int, int, float], ...]:
+    def limit_observations(self) -> tuple[tuple[int, int, int, float], ...]:
         """What the pages show of the vendor's limits: asked for, printed, assets sent, and when last; oldest first.
 
         A page that ends at the listing's total shows nothing of them.
         """
         told: dict[tuple[int, int], tuple[int, float]] = {}
-        for page in self.moulded:
+        for page in self.sliceable:
             if not page.shows_limit(self.total):
                 continue
-            count, started = told.get((page.limit, page.printed), (0, page.started))
-            told[page.limit, page.printed] = max(count, page.end - page.offset), max(started, page.started)
+            count, started = told.get((page.limit, page.effective_limit), (0, page.started))
+            told[page.limit, page.effective_limit] = max(count, page.end - page.offset), max(started, page.started)
         found = ((*limits, count, started) for limits, (count, started) in told.items())
         return tuple(sorted(found, key=lambda limit: limit[3]))
 
@@ -157,7 +157,7 @@ class Directory(msgspec.Struct, frozen=True, array_like=True, dict=True):
         return {}
 
     @cached_property
-    def _by_window(self) -> dict[tuple[int, int], Sight]:
+    def _by_window(self) -> dict[tuple[int, int], PageRecord]:
         return {(page.offset, page.limit): page for page in self.pages}
 
     def encode(self) -> bytes:
@@ -166,8 +166,8 @@ class Directory(msgspec.Struct, frozen=True, array_like=True, dict=True):
         return hashlib.blake2b(rest, digest_size=_REVISION // 2).hexdigest().encode() + rest
 
 
-def decode(data: bytes, listing: str) -> Directory | None:
-    """Read a directory that was kept for `listing`; None when it is not intact, or another one's."""
+def decode(data: bytes, listing: str) -> ListingIndex | None:
+    """Read a index that was kept for `listing`; None when it is not intact, or another one's."""
     rest = data[_REVISION:]
     if hashlib.blake2b(rest, digest_size=_REVISION // 2).hexdigest().encode() != data[:_REVISION]:
         return None
@@ -179,35 +179,35 @@ def decode(data: bytes, listing: str) -> Directory | None:
 
 
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(Directory)
+_DECODER = msgspec.msgpack.Decoder(ListingIndex)
 
 
 @dataclass(frozen=True, slots=True)
-class Filed:
-    """What came of filing: the next directory, and the name of the generation that the page belongs to.
+class RecordResult:
+    """What came of filing: the next index, and the name of the generation that the page belongs to.
 
     `older`: a fetch that began later has shown the same window, or another state of the list, so the page is for those
-    who wait for it and nobody else; the directory is then as it was.
+    who wait for it and nobody else; the index is then as it was.
     """
 
-    directory: Directory
+    listing_index: ListingIndex
     generation: str
     outcome: Literal["joined", "ended", "older"]
 
 
-def file(
-    known: Directory | None,
-    page: Sight,
+def record(
+    known: ListingIndex | None,
+    page: PageRecord,
     total: int | None,
     *,
     listing: str,
     epoch: str,
     now: float,
     alone: str = "",
-) -> Filed:
+) -> RecordResult:
     """File a page, or a 404 (`total` None), under the listing's current generation, or under the next one.
 
-    Where no directory is known, one may have been lost, and the name that is derived from nothing may have been that
+    Where no index is known, one may have been lost, and the name that is derived from nothing may have been that
     of a generation before: so the time of the first fetch goes into the name.
 
     `alone` names a process that cannot file pages where the others see them. Others may see other states meanwhile,
@@ -219,25 +219,25 @@ def file(
         evidence = repr(page.started).encode() + own
         return _ended(page, total, evidence, listing=listing, epoch=epoch, before=None, now=now)
     if page.started < known.not_before:
-        return Filed(known, known.generation, "older")
+        return RecordResult(known, known.generation, "older")
     beaten = _contradicted(known, page, total)
     if beaten is not None:
         evidence = b"" if known.total != total else shown
         evidence += own
         if page.started < beaten:
-            return Filed(known, _name(listing, epoch, known.generation, total, evidence), "older")
+            return RecordResult(known, _name(listing, epoch, known.generation, total, evidence), "older")
         return _ended(page, total, evidence, listing=listing, epoch=epoch, before=known, beaten=beaten, now=now)
     others = []
     for other in known.pages:
         if (other.offset, other.limit) != (page.offset, page.limit):
             others.append(other)
         elif other.started > page.started:
-            return Filed(known, known.generation, "older")
+            return RecordResult(known, known.generation, "older")
     pages = _bounded([page, *others], now)
     generation, shared = known.generation, known.shared
     if alone and not shared:
         generation, shared = _name(listing, epoch, known.generation, total, own), known.generation
-    directory = structs.replace(
+    index = structs.replace(
         known,
         generation=generation,
         shared=shared,
@@ -247,17 +247,17 @@ def file(
         pages=pages,
         revision=_next_revision(known, now),
     )
-    return Filed(directory, generation, "joined")
+    return RecordResult(index, generation, "joined")
 
 
-def contradicts(known: Directory, page: Sight, total: int | None) -> bool:
-    """Tell whether a page that was fetched later shows another state than a directory."""
+def contradicts(known: ListingIndex, page: PageRecord, total: int | None) -> bool:
+    """Tell whether a page that was fetched later shows another state than a index."""
     beaten = _contradicted(known, page, total)
     return beaten is not None and page.started >= beaten
 
 
-def after(known: Directory, page: Sight, total: int | None) -> Directory | None:
-    """Leave of a directory what a page does not contradict; None if nothing is left.
+def without_contradicted(known: ListingIndex, page: PageRecord, total: int | None) -> ListingIndex | None:
+    """Leave of a index what a page does not contradict; None if nothing is left.
 
     If the page shows another state than anything that was fetched before it, only what was fetched after it is left.
     The list may have returned to an earlier total since, which does not make the pages from before right again.
@@ -267,15 +267,15 @@ def after(known: Directory, page: Sight, total: int | None) -> Directory | None:
     if known.total == total:
         first, end, started = page.first, page.end, page.started
         for other_first, other_end, other_started, other in known.spans:
-            if other_first < end and first < other_end and other_started <= started and not agree(page, other):
+            if other_first < end and first < other_end and other_started <= started and not agrees(page, other):
                 break
         else:
             return known
     return fetched_after(known, page.started)
 
 
-def fetched_after(known: Directory, at: float) -> Directory | None:
-    """Leave of a directory what was fetched after a moment (Unix time); None if nothing is left."""
+def fetched_after(known: ListingIndex, at: float) -> ListingIndex | None:
+    """Leave of a index what was fetched after a moment (Unix time); None if nothing is left."""
     if known.since > at:
         return known
     if known.confirmed <= at:
@@ -284,16 +284,16 @@ def fetched_after(known: Directory, at: float) -> Directory | None:
     return structs.replace(known, since=math.nextafter(at, math.inf), pages=pages)
 
 
-def precedes(page: Sight, total: int | None, known: Directory) -> bool:
-    """Tell whether a directory knows a later fetch of the same page, or one that shows another state."""
+def is_superseded(page: PageRecord, total: int | None, known: ListingIndex) -> bool:
+    """Tell whether a index knows a later fetch of the same page, or one that shows another state."""
     if page.started < known.not_before:
         return True
     beaten = _contradicted(known, page, total)
-    same = known.seen(page.offset, page.limit)
+    same = known.page(page.offset, page.limit)
     return (beaten is not None and page.started < beaten) or (same is not None and page.started < same.started)
 
 
-def _contradicted(known: Directory, page: Sight, total: int | None) -> float | None:
+def _contradicted(known: ListingIndex, page: PageRecord, total: int | None) -> float | None:
     """When the latest of the fetches began that a page contradicts, None where there are none.
 
     Every page shows the total. The order is shown only by pages that overlap: a later fetch of another part of the list
@@ -301,10 +301,10 @@ def _contradicted(known: Directory, page: Sight, total: int | None) -> float | N
     """
     if known.total != total:
         return known.confirmed
-    return max((other.started for other in known.pages if not agree(page, other)), default=None)
+    return max((other.started for other in known.pages if not agrees(page, other)), default=None)
 
 
-def agree(one: Sight, other: Sight) -> bool:
+def agrees(one: PageRecord, other: PageRecord) -> bool:
     """Whether two pages show the same assets at the indices that both show."""
     start, end = max(one.first, other.first), min(one.end, other.end)
     if start >= end or one.ids_of(start, end) == other.ids_of(start, end):
@@ -317,28 +317,28 @@ def agree(one: Sight, other: Sight) -> bool:
 
 
 def _ended(
-    page: Sight,
+    page: PageRecord,
     total: int | None,
     evidence: bytes,
     *,
     listing: str,
     epoch: str,
-    before: Directory | None,
+    before: ListingIndex | None,
     beaten: float = 0.0,
     now: float,
-) -> Filed:
+) -> RecordResult:
     name = _name(listing, epoch, "" if before is None else before.generation, total, evidence)
     until = page.until if before is None else max(page.until, before.until)
-    directory = Directory(
+    index = ListingIndex(
         listing, epoch, name, total, since=page.started, until=until, pages=(page,),
         confirmed=page.started if before is None else max(page.started, before.confirmed),
         revision=_next_revision(before, now), not_before=max(beaten, 0.0 if before is None else before.not_before),
     )  # fmt: skip
-    return Filed(directory, name, "ended")
+    return RecordResult(index, name, "ended")
 
 
-def _next_revision(before: Directory | None, now: float) -> int:
-    """Give the number of the next directory; time goes into it in case that Redis loses the one before."""
+def _next_revision(before: ListingIndex | None, now: float) -> int:
+    """Give the number of the next index; time goes into it in case that Redis loses the one before."""
     return max(0 if before is None else before.revision + 1, int(now * 1e6))
 
 
@@ -347,12 +347,12 @@ def _name(listing: str, epoch: str, before: str, total: int | None, evidence: by
     return hashlib.blake2b(told, digest_size=8).hexdigest()
 
 
-def _bounded(pages: list[Sight], now: float) -> tuple[Sight, ...]:
+def _bounded(pages: list[PageRecord], now: float) -> tuple[PageRecord, ...]:
     """As many pages as are remembered: those that are still served, then the latest.
 
     What is served no more still proves whether the list has slipped since: it was served under the generation's name.
     """
-    kept: list[Sight] = []
+    kept: list[PageRecord] = []
     ids = 0
     for page in sorted(pages, key=lambda seen: (seen.until <= now, -seen.started)):
         ids += len(page.ids) // ID_BYTES

@@ -1,7 +1,7 @@
-"""The copies in this process: pages, and the directories of their listings with their proofs.
+"""The copies in this process: pages, and the indexes of their listings with their proofs.
 
 A reply of Redis is believed if no message that came after its proof began speaks of something newer. Messages and
-directories of a listing carry a revision, by which Redis' order of them is known whatever crosses on the way. What this
+indexes of a listing carry a revision, by which Redis' order of them is known whatever crosses on the way. What this
 replica has fetched itself counts at once, whether Redis was told or not.
 """
 
@@ -16,10 +16,17 @@ from msgspec import structs
 
 from gateway.core.clock import Clock
 from gateway.core.query import Address
-from gateway.storage.base import Candidate, Kept, Shelf, ends_one, filed, unfiled
+from gateway.storage.base import FetchedEntry, PutResult, StoreResult, ends_generation, record_page, unrecorded_entry
 from gateway.storage.entry import Entry
-from gateway.storage.listing_index import Directory, Sight, after, agree, fetched_after, precedes
-from gateway.storage.memory import ListingCopy, Shelves
+from gateway.storage.listing_index import (
+    ListingIndex,
+    PageRecord,
+    agrees,
+    fetched_after,
+    is_superseded,
+    without_contradicted,
+)
+from gateway.storage.memory import ListingCopy, LocalPages
 from gateway.storage.redis.store import InvalidationMessage
 from gateway.storage.validity import Proof, Standing, Validity
 
@@ -33,14 +40,14 @@ _MOST_LISTINGS = 10_000
 _MOST_ID_BYTES = 16 << 20
 
 
-class Known(NamedTuple):
-    """What memory has of a listing that may be used: its directory, and for what.
+class KnownListing(NamedTuple):
+    """What memory has of a listing that may be used: its index, and for what.
 
-    `checked` tells that the directory was checked against Redis, and its epoch with it: then every entry of that epoch
+    `checked` tells that the index was checked against Redis, and its epoch with it: then every entry of that epoch
     may be served if the vendor fails.
     """
 
-    directory: Directory
+    listing_index: ListingIndex
     standing: Standing
     checked: bool
 
@@ -78,10 +85,10 @@ class _Messages:
 class _OwnFetch(NamedTuple):
     """What a fetch of this replica showed. `at` is when it was sent (monotonic).
 
-    `shared` tells that Redis has compared it with its directory.
+    `shared` tells that Redis has compared it with its index.
     """
 
-    page: Sight
+    page: PageRecord
     total: int | None
     at: float
     shared: bool = False
@@ -90,7 +97,7 @@ class _OwnFetch(NamedTuple):
 class _OwnFetches:
     """What this replica's own fetches have shown: those that Redis was not told of, and the latest of which it was.
 
-    Redis' directories do not take the former into account, and no longer the latter if Redis has lost the directory. So
+    Redis' indexes do not take the former into account, and no longer the latter if Redis has lost the index. So
     they are compared with both here. One that Redis was not told of and that is forgotten is replaced by its time: of
     what was fetched before that, nothing is known to be right.
     """
@@ -120,8 +127,8 @@ class _OwnFetches:
             self._forgotten[listing] = max(oldest.at, self._forgotten.get(listing, -math.inf))
         self._replace(listing, [*known, fetch])
 
-    def note_shared(self, listing: str, at: float, page: Sight) -> None:
-        """Note that Redis' directories take a fetch into account from now on."""
+    def note_shared(self, listing: str, at: float, page: PageRecord) -> None:
+        """Note that Redis' indexes take a fetch into account from now on."""
         known = [
             one._replace(shared=True) if (one.at, one.page) == (at, page) else one for one in self._of.get(listing, ())
         ]
@@ -142,10 +149,10 @@ class _OwnFetches:
         self._of[listing] = fetches
 
 
-class Copies:
+class LocalCopies:
     """Copies and their validity. `name` is that of this process, for generations that it knows alone."""
 
-    def __init__(self, near: Shelves, validity: Validity, *, name: str, clock: Clock) -> None:
+    def __init__(self, near: LocalPages, validity: Validity, *, name: str, clock: Clock) -> None:
         self._near = near
         self._validity = validity
         self._name = name
@@ -156,13 +163,13 @@ class Copies:
         self._all_ended = -math.inf
         self._own = _OwnFetches()
 
-    def stands(self, address: Address, shelf: Shelf) -> bool:
+    def is_current(self, address: Address, stored: StoreResult) -> bool:
         """Tell whether what was found is still right: no purge, and no other generation, since its proof began."""
-        if shelf.directory is None or not self._validity.holds(shelf.proof, address.aoi_id):
+        if stored.listing_index is None or not self._validity.holds(stored.proof, address.aoi_id):
             return False
-        if self._ended_at(address.listing) >= shelf.proof.at:
+        if self._ended_at(address.listing) >= stored.proof.at:
             return False
-        return self.as_of_messages(shelf.directory, shelf.proof) is not None
+        return self.as_of_messages(stored.listing_index, stored.proof) is not None
 
     def note_page(self, message: InvalidationMessage) -> None:
         """Take in that a replica stored a page: an older copy of it, or an ended generation, is not valid any more."""
@@ -170,103 +177,106 @@ class Copies:
         self._messages.note(message, now)
         self._validity.validity_tokens.invalidate(message.aoi_id)
         held = self._near.listing(message.listing)
-        if held is not None and held.directory.revision < message.revision:
-            if (message.epoch, message.generation) == (held.directory.epoch, held.directory.generation):
+        if held is not None and held.listing_index.revision < message.revision:
+            if (message.epoch, message.generation) == (held.listing_index.epoch, held.listing_index.generation):
                 # It is still the current one, but for that page, of which there is a new one.
-                directory = held.directory.without(message.offset, message.limit, before=message.started)
-                self._near.put_listing(held._replace(directory=directory))
+                index = held.listing_index.without(message.offset, message.limit, before=message.started)
+                self._near.put_listing(held._replace(listing_index=index))
             else:
-                self.end(message.listing)
+                self.end_generation(message.listing)
         entry = self._near.entry(message.page, message.epoch, self._clock.now())
         if entry is not None and entry.started < message.started:
             self._near.drop(message.page)
 
-    def known(self, address: Address) -> Known | None:
+    def listing(self, address: Address) -> KnownListing | None:
         """What memory has of a listing, and what it may be used for."""
         held = self._near.listing(address.listing)
         if held is None:
             return None
         standing = self._validity.standing(held.proof, address.aoi_id)
         if standing is Standing.VALID and not held.ended:
-            return Known(held.directory, standing, checked=True)
+            return KnownListing(held.listing_index, standing, checked=True)
         fallback = standing >= Standing.FALLBACK
         if held.pages:
             # A fetch proves the page that it returned, and nothing else.
             stands = {window: self._validity.standing(proof, address.aoi_id) for window, proof in held.pages.items()}
             proved = tuple(
-                page for page in held.directory.pages
+                page for page in held.listing_index.pages
                 if stands.get((page.offset, page.limit), Standing.NONE) is Standing.VALID
             )  # fmt: skip
             if proved:
                 standing = Standing.FALLBACK if held.ended else Standing.VALID
-                return Known(structs.replace(held.directory, pages=proved), standing, checked=fallback)
-        return Known(held.directory, Standing.FALLBACK, checked=True) if fallback else None
+                return KnownListing(structs.replace(held.listing_index, pages=proved), standing, checked=fallback)
+        return KnownListing(held.listing_index, Standing.FALLBACK, checked=True) if fallback else None
 
-    def listed(self, address: Address, directory: Directory) -> Entry | None:
-        """The page in memory, if it is the very fetch that the directory knows."""
-        entry = self._near.entry(address.page, directory.epoch, self._clock.now())
-        seen = directory.seen(address.offset, address.limit)
+    def listed_entry(self, address: Address, index: ListingIndex) -> Entry | None:
+        """The page in memory, if it is the very fetch that the index knows."""
+        entry = self._near.entry(address.page, index.epoch, self._clock.now())
+        seen = index.page(address.offset, address.limit)
         return entry if entry is not None and seen is not None and seen.started == entry.started else None
 
-    def as_of_fetches(self, directory: Directory) -> Directory | None:
-        """A directory without what later fetches of this replica contradict; None if nothing of it is current."""
-        left = fetched_after(directory, self._wall(self._own.forgotten(directory.listing)))
-        for fetch in self._own.of(directory.listing):
+    def as_of_fetches(self, index: ListingIndex) -> ListingIndex | None:
+        """A index without what later fetches of this replica contradict; None if nothing of it is current."""
+        left = fetched_after(index, self._wall(self._own.forgotten(index.listing)))
+        for fetch in self._own.of(index.listing):
             if left is None:
                 return None
             left = self._as_of_fetch(left, fetch)
         return left
 
-    def _as_of_fetch(self, directory: Directory, fetch: _OwnFetch) -> Directory | None:
+    def _as_of_fetch(self, index: ListingIndex, fetch: _OwnFetch) -> ListingIndex | None:
         # Dated anew: the clock may have been set since.
-        return after(directory, structs.replace(fetch.page, started=self._wall(fetch.at)), fetch.total)
+        return without_contradicted(index, structs.replace(fetch.page, started=self._wall(fetch.at)), fetch.total)
 
     def _wall(self, at: float) -> float:
         """Give the Unix time of a monotonic one."""
         return self._clock.now() - self._clock.monotonic() + at
 
-    def fetched_alone(self, address: Address, shelf: Shelf) -> Candidate | None:
+    def fetched_alone(self, address: Address, stored: StoreResult) -> FetchedEntry | None:
         """The page that this replica fetched while Redis was away, if Redis has none that was fetched later."""
         held = self._near.listing(address.listing)
         proof = None if held is None else held.pages.get((address.offset, address.limit))
         if held is None or proof is None or proof.clock != self._clock.steps:
             return None
-        entry, seen = self.listed(address, held.directory), held.directory.seen(address.offset, address.limit)
-        if entry is None or seen is None or entry.epoch != shelf.epoch:
+        entry, seen = (
+            self.listed_entry(address, held.listing_index),
+            held.listing_index.page(address.offset, address.limit),
+        )
+        if entry is None or seen is None or entry.epoch != stored.epoch:
             return None
-        if shelf.entry is not None and shelf.entry.started >= entry.started:
+        if stored.entry is not None and stored.entry.started >= entry.started:
             return None
-        return Candidate(entry, seen, held.directory.total)
+        return FetchedEntry(entry, seen, held.listing_index.total)
 
-    def keep(self, address: Address, candidate: Candidate, epoch: str, proof: Proof) -> Kept:
+    def put(self, address: Address, candidate: FetchedEntry, epoch: str, proof: Proof) -> PutResult:
         """Keep a page in memory, by the proof of its own fetch."""
         if not self._validity.holds_fetch(proof, address.aoi_id):
-            return Kept(unfiled(candidate, epoch), "purged")
+            return PutResult(unrecorded_entry(candidate, epoch), "purged")
         if self._is_superseded(address, candidate, proof):
-            return Kept(unfiled(candidate, epoch), "older")
-        held, known = self._near.listing(address.listing), self.known(address)
-        if held is None or known is None or known.standing is not Standing.VALID or known.directory.epoch != epoch:
+            return PutResult(unrecorded_entry(candidate, epoch), "older")
+        held, known = self._near.listing(address.listing), self.listing(address)
+        if held is None or known is None or known.standing is not Standing.VALID or known.listing_index.epoch != epoch:
             held = known = None
         # What is not proved any more was still served under the generation's name.
-        before = None if held is None else held.directory
-        result, entry = filed(address, before, candidate, epoch, self._clock.now(), alone=self._name)
+        before = None if held is None else held.listing_index
+        result, entry = record_page(address, before, candidate, epoch, self._clock.now(), alone=self._name)
         if result.outcome == "older":
-            return Kept(entry, "older")
+            return PutResult(entry, "older")
         window = (address.offset, address.limit)
-        copy = ListingCopy(result.directory, pages={window: proof})
+        copy = ListingCopy(result.listing_index, pages={window: proof})
         if held is not None and result.outcome == "joined":
             copy = copy._replace(proof=held.proof, pages={**held.pages, window: proof})
         self._near.put_listing(copy)
         self.put_newer(entry)
         self._validity.validity_tokens.invalidate(address.aoi_id)
-        return Kept(entry, "kept", result.directory, ended=ends_one(before, result))
+        return PutResult(entry, "kept", result.listing_index, ended=ends_generation(before, result))
 
-    def _is_superseded(self, address: Address, candidate: Candidate, proof: Proof) -> bool:
+    def _is_superseded(self, address: Address, candidate: FetchedEntry, proof: Proof) -> bool:
         """Whether memory knows a later fetch of this page, or one that shows another state, under whatever epoch."""
-        page, total = candidate.sight, candidate.total
+        page, total = candidate.record, candidate.total
         held = self._near.listing(address.listing)
         if (
-            held is not None and precedes(page, total, held.directory)
+            held is not None and is_superseded(page, total, held.listing_index)
             # Otherwise its dates do not compare with the page's.
             and self._clock.steps in {proof.clock for proof in (held.proof, *held.pages.values())}
         ):  # fmt: skip
@@ -275,62 +285,62 @@ class Copies:
             return True
         return any(
             other.at > proof.at and (
-                other.total != total or not agree(page, other.page)
+                other.total != total or not agrees(page, other.page)
                 or (page.offset, page.limit) == (other.page.offset, other.page.limit)
             )
             for other in self._own.of(address.listing)
         )  # fmt: skip
 
-    def adopt(self, address: Address, directory: Directory, entry: Entry | None, proof: Proof) -> Directory | None:
+    def adopt(self, address: Address, index: ListingIndex, entry: Entry | None, proof: Proof) -> ListingIndex | None:
         """Hold what Redis answered, as far as it is right now. Returns that, or None."""
         if not self._validity.holds(proof, address.aoi_id) or self._ended_at(address.listing) > proof.at:
             return None
-        now = self.as_of_messages(directory, proof)
+        now = self.as_of_messages(index, proof)
         now = None if now is None else self.as_of_fetches(now)
         if now is None:
             return None
         self._validity.validity_tokens.invalidate(address.aoi_id)
         held = self._near.listing(address.listing)
         if (
-            held is not None and not held.ended and held.directory.revision > now.revision
+            held is not None and not held.ended and held.listing_index.revision > now.revision
             and self._validity.standing(held.proof, address.aoi_id) is Standing.VALID
         ):  # fmt: skip
-            return held.directory if held.directory.generation == now.generation else None
+            return held.listing_index if held.listing_index.generation == now.generation else None
         self._near.put_listing(ListingCopy(now, proof))
         if entry is not None:
             self.put_newer(entry)
         return now
 
-    def as_of_messages(self, directory: Directory, proof: Proof) -> Directory | None:
-        """A directory without the pages that messages have replaced since its proof; None if it is not current."""
-        messages = self._messages.since(directory.listing, proof.at)
+    def as_of_messages(self, index: ListingIndex, proof: Proof) -> ListingIndex | None:
+        """A index without the pages that messages have replaced since its proof; None if it is not current."""
+        messages = self._messages.since(index.listing, proof.at)
         if messages is None:
             return None
         for message in messages:
-            if message.revision <= directory.revision:
+            if message.revision <= index.revision:
                 continue
-            if (message.epoch, message.generation) != (directory.epoch, directory.generation):
+            if (message.epoch, message.generation) != (index.epoch, index.generation):
                 return None
-            directory = directory.without(message.offset, message.limit, before=message.started)
-        return directory
+            index = index.without(message.offset, message.limit, before=message.started)
+        return index
 
-    def saw(self, address: Address, candidate: Candidate, proof: Proof) -> None:
+    def note_fetch(self, address: Address, candidate: FetchedEntry, proof: Proof) -> None:
         """End the generation in this process if the page shows another state, and do not take it from Redis again."""
-        self._own.note(address.listing, _OwnFetch(candidate.sight, candidate.total, proof.at))
+        self._own.note(address.listing, _OwnFetch(candidate.record, candidate.total, proof.at))
         held = self._near.listing(address.listing)
         if (
             held is not None and not held.ended
             # The earlier fetches were compared with it when they were made.
-            and self._as_of_fetch(held.directory, self._own.of(address.listing)[-1]) is not held.directory
+            and self._as_of_fetch(held.listing_index, self._own.of(address.listing)[-1]) is not held.listing_index
         ):  # fmt: skip
-            self.end(address.listing)
+            self.end_generation(address.listing)
             self._validity.validity_tokens.invalidate(address.aoi_id)
 
-    def note_shared(self, listing: str, candidate: Candidate, proof: Proof) -> None:
+    def note_shared(self, listing: str, candidate: FetchedEntry, proof: Proof) -> None:
         """Note that Redis has compared a fetched page with those before it."""
-        self._own.note_shared(listing, proof.at, candidate.sight)
+        self._own.note_shared(listing, proof.at, candidate.record)
 
-    def end(self, listing: str) -> None:
+    def end_generation(self, listing: str) -> None:
         """End the generation of a listing in this process, and do not believe what was asked for before."""
         now = self._clock.monotonic()
         if listing not in self._ended and len(self._ended) >= _MOST_LISTINGS:

@@ -10,11 +10,11 @@ from gateway.core.clock import Clock
 from gateway.core.events import Emit, Evicted, MemoryTierSize, TierLookup
 from gateway.core.query import Address
 from gateway.core.validity_token import ValidityTokens
-from gateway.storage.base import Candidate, Kept, Shelf, ends_one, filed, unfiled
+from gateway.storage.base import FetchedEntry, PutResult, StoreResult, ends_generation, record_page, unrecorded_entry
 from gateway.storage.entry import Entry
 from gateway.storage.epoch import survives_purges
 from gateway.storage.eviction import S3Fifo
-from gateway.storage.listing_index import Directory, contradicts
+from gateway.storage.listing_index import ListingIndex, contradicts
 from gateway.storage.validity import NO_PROOF, Proof
 
 # Beyond so many AOIs purged one by one, their epochs are forgotten by a purge of everything: a miss, never an old page.
@@ -35,7 +35,7 @@ class MemoryStore:
         emit: Emit,
         purge_others: Callable[[str | None, bool], Awaitable[None]] | None = None,
     ) -> None:
-        self._shelves = Shelves(max_bytes, emit)
+        self._pages = LocalPages(max_bytes, emit)
         self.validity_tokens = ValidityTokens()
         self._purge_others = purge_others
         self._clock = clock
@@ -47,98 +47,98 @@ class MemoryStore:
         """Nothing has to be proved: nobody else changes what is here."""
         return NO_PROOF
 
-    def stands(self, address: Address, shelf: Shelf) -> bool:
+    def is_current(self, address: Address, stored: StoreResult) -> bool:
         """Tell whether nothing was purged, and no generation ended, since."""
-        now = self._shelf(address)
-        return now.epoch == shelf.epoch and _generation(now) == _generation(shelf)
+        now = self._get(address)
+        return now.epoch == stored.epoch and _generation(now) == _generation(stored)
 
-    def directory(self, address: Address) -> Directory | None:
+    def index(self, address: Address) -> ListingIndex | None:
         """What is known of the listing."""
-        return self._shelves.directory(address.listing, self._epoch(address.aoi_id))
+        return self._pages.index(address.listing, self._epoch(address.aoi_id))
 
-    def glance(self, address: Address) -> Shelf:
+    def peek(self, address: Address) -> StoreResult:
         """What there is for the address."""
-        return self._shelf(address)
+        return self._get(address)
 
-    async def look_up(self, address: Address) -> Shelf:
+    async def get(self, address: Address) -> StoreResult:
         """What there is for the address."""
-        shelf = self._shelf(address)
-        self._emit(TierLookup("memory", "miss" if shelf.entry is None else "hit"))
-        return shelf
+        stored = self._get(address)
+        self._emit(TierLookup("memory", "miss" if stored.entry is None else "hit"))
+        return stored
 
-    async def ask(self, address: Address) -> Shelf:
+    async def get_remote(self, address: Address) -> StoreResult:
         """What there is for the address."""
-        return await self.look_up(address)
+        return await self.get(address)
 
-    def copies(self, names: Sequence[str], epoch: str) -> list[Entry] | None:
+    def peek_many(self, names: Sequence[str], epoch: str) -> list[Entry] | None:
         """The entries of these names, if they are all here."""
-        return self._shelves.entries(names, epoch, self._clock.now())
+        return self._pages.entries(names, epoch, self._clock.now())
 
-    async def read(self, address: Address, pages: Sequence[str], epoch: str) -> list[Entry] | None:  # noqa: ARG002 - as Store says
+    async def get_many(self, address: Address, pages: Sequence[str], epoch: str) -> list[Entry] | None:  # noqa: ARG002 - as Store says
         """The same: there is nowhere else to look."""
-        return self.copies(pages, epoch)
+        return self.peek_many(pages, epoch)
 
-    def use(self, names: Iterable[str]) -> None:
+    def touch(self, names: Iterable[str]) -> None:
         """Count a use of what is in memory."""
-        self._shelves.use(names)
+        self._pages.touch(names)
 
-    def hold(self, entry: Entry) -> None:
+    def put_local(self, entry: Entry) -> None:
         """Hold what was made of others."""
-        self._shelves.put_entry(entry)
+        self._pages.put_entry(entry)
 
-    def saw(self, address: Address, candidate: Candidate, proof: Proof) -> None:  # noqa: ARG002 - as Store says
-        """Forget the directory that the page contradicts."""
-        known = self._shelf(address).directory
-        if known is not None and contradicts(known, candidate.sight, candidate.total):
-            self._shelves.drop(address.listing)
+    def note_fetch(self, address: Address, candidate: FetchedEntry, proof: Proof) -> None:  # noqa: ARG002 - as Store says
+        """Forget the index that the page contradicts."""
+        known = self._get(address).listing_index
+        if known is not None and contradicts(known, candidate.record, candidate.total):
+            self._pages.drop(address.listing)
             self.validity_tokens.invalidate(address.aoi_id)
 
-    async def keep(self, address: Address, candidate: Candidate, epoch: str, proof: Proof | None = None) -> Kept:  # noqa: ARG002 - as Store says
+    async def put(self, address: Address, candidate: FetchedEntry, epoch: str, proof: Proof | None = None) -> PutResult:  # noqa: ARG002 - as Store says
         """File and keep a page. Nothing is awaited in between, which makes it one step."""
         if epoch != self._epoch(address.aoi_id):
-            return Kept(unfiled(candidate, epoch), "purged")
-        known = self._shelf(address).directory
-        result, entry = filed(address, known, candidate, epoch, self._clock.now())
+            return PutResult(unrecorded_entry(candidate, epoch), "purged")
+        known = self._get(address).listing_index
+        result, entry = record_page(address, known, candidate, epoch, self._clock.now())
         if result.outcome == "older":
-            return Kept(entry, "older")
-        self._shelves.put_directory(result.directory)
-        self._shelves.put_entry(entry)
+            return PutResult(entry, "older")
+        self._pages.put_directory(result.listing_index)
+        self._pages.put_entry(entry)
         self.validity_tokens.invalidate(address.aoi_id)
-        return Kept(entry, "kept", result.directory, ended=ends_one(known, result))
+        return PutResult(entry, "kept", result.listing_index, ended=ends_generation(known, result))
 
     async def purge(self, aoi_id: str | None, *, soft: bool = False) -> None:
         """Purge here, and then in the other processes. Raises StoreDown when one of them did not confirm it."""
-        self.purge_here(aoi_id, soft=soft)
+        self.purge_local(aoi_id, soft=soft)
         if self._purge_others is not None:
             await self._purge_others(aoi_id, soft)
 
-    def purge_here(self, aoi_id: str | None, *, soft: bool = False) -> None:
+    def purge_local(self, aoi_id: str | None, *, soft: bool = False) -> None:
         """Begin a new epoch; what was kept under the old one is dropped as it is met, or for want of room."""
         if aoi_id is None or (aoi_id not in self._of_aoi and len(self._of_aoi) >= _MOST_EPOCHS):
             self._everything = _next_pair(self._everything, soft=soft and aoi_id is None)
             if not soft or aoi_id is not None:
                 self._of_aoi.clear()
-                self._shelves.clear()
+                self._pages.clear()
             self.validity_tokens.invalidate_all()
         if aoi_id is not None:
             self._of_aoi[aoi_id] = _next_pair(self._of_aoi.get(aoi_id, ""), soft=soft)
             self.validity_tokens.invalidate(aoi_id)
 
-    def tell(self) -> None:
+    def flush(self) -> None:
         """Tell how much is held."""
-        self._shelves.tell()
+        self._pages.flush()
 
     async def close(self) -> None:
         """Forget everything."""
-        self._shelves.clear()
+        self._pages.clear()
 
     def _epoch(self, aoi_id: str) -> str:
         return f"{self._everything}/{self._of_aoi.get(aoi_id, '')}"
 
-    def _shelf(self, address: Address) -> Shelf:
+    def _get(self, address: Address) -> StoreResult:
         epoch = self._epoch(address.aoi_id)
-        directory = self._shelves.directory(address.listing, epoch)
-        return Shelf(epoch, directory, self._shelves.entry(address.page, epoch, self._clock.now()))
+        index = self._pages.index(address.listing, epoch)
+        return StoreResult(epoch, index, self._pages.entry(address.page, epoch, self._clock.now()))
 
 
 def _next_pair(pair: str, *, soft: bool) -> str:
@@ -146,28 +146,28 @@ def _next_pair(pair: str, *, soft: bool) -> str:
     return f"{pair.partition('.')[0] if soft else secrets.token_hex(8)}.{secrets.token_hex(8)}"
 
 
-def _generation(shelf: Shelf) -> str | None:
-    return None if shelf.directory is None else shelf.directory.generation
+def _generation(stored: StoreResult) -> str | None:
+    return None if stored.listing_index is None else stored.listing_index.generation
 
 
 Window = tuple[int, int]
 
 
 class ListingCopy(NamedTuple):
-    """A directory, and when it was checked against Redis (see `TieredStore`).
+    """A index, and when it was checked against Redis (see `TieredStore`).
 
     `pages` are the proofs of pages that were fetched without Redis, by offset and limit. `ended` tells that the
     generation has ended: no page of it is fresh any more.
     """
 
-    directory: Directory
+    listing_index: ListingIndex
     proof: Proof = NO_PROOF
     pages: Mapping[Window, Proof] = {}
     ended: bool = False
 
 
-class Shelves:
-    """Entries and directories within a bound of bytes."""
+class LocalPages:
+    """Entries and indexes within a bound of bytes."""
 
     def __init__(self, max_bytes: int, emit: Emit) -> None:
         self._held: S3Fifo[Entry | ListingCopy] = S3Fifo(max_bytes, self._note_eviction)
@@ -196,16 +196,16 @@ class Shelves:
         return found
 
     def listing(self, listing: str) -> ListingCopy | None:
-        """Give the directory of a listing, whatever its epoch, with its proof."""
+        """Give the index of a listing, whatever its epoch, with its proof."""
         held = self._held.get(listing)
         return held if isinstance(held, ListingCopy) else None
 
-    def directory(self, listing: str, epoch: str) -> Directory | None:
-        """Give the directory of a listing, if it is of this epoch."""
+    def index(self, listing: str, epoch: str) -> ListingIndex | None:
+        """Give the index of a listing, if it is of this epoch."""
         held = self.listing(listing)
-        return held.directory if held is not None and held.directory.epoch == epoch else None
+        return held.listing_index if held is not None and held.listing_index.epoch == epoch else None
 
-    def use(self, names: Iterable[str]) -> None:
+    def touch(self, names: Iterable[str]) -> None:
         """Count a use of what is held under these names."""
         for name in names:
             self._held.get(name)
@@ -215,16 +215,16 @@ class Shelves:
         new = self._held.put(entry.key, entry, entry.size)  # which counts down what it evicts
         self._entries += new
 
-    def put_directory(self, directory: Directory) -> None:
-        """Hold a directory that needs no proof."""
-        self.put_listing(ListingCopy(directory))
+    def put_directory(self, index: ListingIndex) -> None:
+        """Hold a index that needs no proof."""
+        self.put_listing(ListingCopy(index))
 
     def put_listing(self, copy: ListingCopy) -> None:
-        """Hold a directory with its proof."""
-        self._held.put(copy.directory.listing, copy, copy.directory.size)
+        """Hold a index with its proof."""
+        self._held.put(copy.listing_index.listing, copy, copy.listing_index.size)
 
     def drop(self, name: str) -> None:
-        """Let go of an entry or a directory."""
+        """Let go of an entry or a index."""
         self._entries -= isinstance(self._held.pop(name), Entry)
 
     def clear(self) -> None:
@@ -232,7 +232,7 @@ class Shelves:
         self._held.clear()
         self._entries = 0
 
-    def tell(self) -> None:
+    def flush(self) -> None:
         """Tell how much is held, and how many entries went for want of room since this was called last."""
         self._emit(MemoryTierSize(self._entries, self._held.size))
         if self._evicted:

@@ -35,7 +35,7 @@ async def serve(file: str, pages: int) -> None:
         body = canned.page(query.aoi_id.encode(), 0, 10)
         fetched = FetchedPage(200, body, parse_listing(body, query.aoi_id), VendorCaching(), now, now)
         page = admit(query, address.page, fetched, settings.cache.lifetimes, 0.0)
-        await gateway._store.keep(address, page, (await gateway._store.look_up(address)).epoch)
+        await gateway._store.put(address, page, (await gateway._store.get(address)).epoch)
     await gateway.start(Sockets(socket.create_server(("127.0.0.1", settings.server.port), backlog=1024), None))
     await asyncio.Event().wait()
 

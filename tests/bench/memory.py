@@ -43,7 +43,7 @@ async def fill(size: int) -> float:
         fetched = candidate(where, now=clock.now() + number / 1000, shows="abcdefghij", body=os.urandom(size))
         gzipped = os.urandom(size // 4) if size > 1024 else None
         fetched = replace(fetched, entry=structs.replace(fetched.entry, gzipped=gzipped, etag=os.urandom(16).hex()))
-        await store.keep(where, fetched, (await store.look_up(where)).epoch)
+        await store.put(where, fetched, (await store.get(where)).epoch)
     return (resident() - before) / BOUND
 
 

@@ -35,7 +35,7 @@ from gateway.core.listing import parse_listing
 from gateway.core.query import AssetsQuery
 from gateway.mock_vendor.server import MockVendor
 from gateway.storage.memory import MemoryStore
-from gateway.storage.redis.leases import Alone
+from gateway.storage.redis.leases import LocalLeases
 from gateway.teams.budgets import Budgets
 from gateway.upstream.classification import FetchedPage
 
@@ -85,7 +85,7 @@ async def calls(vendor: MockVendor, reads: list[AssetsQuery], limits: PageLimits
 
     store = MemoryStore(1 << 30, clock, ignore)
     windows = Lookup(store, limits, scope="s", clock=clock, emit=ignore)
-    leases, lifetimes = Alone(clock), Lifetimes(settled=3600)
+    leases, lifetimes = LocalLeases(clock), Lifetimes(settled=3600)
     fetcher = Fetcher(
         store=store, leases=leases, fetch=fetch, check=ignore, budget=Budgets({}, None, clock),
         limits=limits, lifetimes=lifetimes,

@@ -28,10 +28,10 @@ SUITE: dict[str, list[list[Any]]] = {
         ["SET", "h", "now a string"], ["GET", "h"],
     ],
     "answers of scripts": [
-        ["EVAL", "return {1, 'two', false, 3.7, {4}}", 0], ["EVAL", "return store.call('GET', KEYS[1])", 1, "none"],
-        ["EVAL", "return store.call('SET', KEYS[1], ARGV[1])", 1, "k", "v"], ["EVAL", "return KEYS[2] == nil", 1, "k"],
-        ["EVAL", "return store.call('TYPE', KEYS[1])['ok']", 1, "k"], ["EVAL", "return nil", 0],
-        ["EVAL", "local found = store.pcall('HMGET', KEYS[1], 'x') return found['err'] ~= nil", 1, "k"],
+        ["EVAL", "return {1, 'two', false, 3.7, {4}}", 0], ["EVAL", "return redis.call('GET', KEYS[1])", 1, "none"],
+        ["EVAL", "return redis.call('SET', KEYS[1], ARGV[1])", 1, "k", "v"], ["EVAL", "return KEYS[2] == nil", 1, "k"],
+        ["EVAL", "return redis.call('TYPE', KEYS[1])['ok']", 1, "k"], ["EVAL", "return nil", 0],
+        ["EVAL", "local found = redis.pcall('HMGET', KEYS[1], 'x') return found['err'] ~= nil", 1, "k"],
     ],
     "the tokens of an epoch": [
         ["EVAL", epochs._MINT, 1, "e", "p.s", 100], ["EVAL", epochs._MINT, 1, "e", "q.t", 100],

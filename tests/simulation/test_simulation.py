@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pyte
 
 # CI runs more with `make simulate`, which also checks that each kind of fault met each kind of decision.
 _CHUNKS = 20
-_RUNS = 6
+_RUNS = 3
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from gateway.core.listing import ID_BYTES, NO_ID
 from gateway.core.query import Address, AssetsQuery
-from gateway.storage.base import Candidate
-from gateway.storage.entry import Entry, Reckoning
-from gateway.storage.listing_index import Sight
+from gateway.storage.base import FetchedEntry
+from gateway.storage.entry import Entry, LifetimeReason
+from gateway.storage.listing_index import PageRecord
 
 
 def entry(key: str = "{a1}:page:s:offset=0&limit=10", *, now: float, started: float = 0.0, **fields: Any) -> Entry:
@@ -16,7 +16,7 @@ def entry(key: str = "{a1}:page:s:offset=0&limit=10", *, now: float, started: fl
     told: dict[str, Any] = {
         "status": 200, "body": b"{}", "gzipped": b"\x1f\x8b zipped", "etag": "e", "epoch": "p", "generation": "g",
         "rule": "settled", "born": now - 3, "fresh_until": now + 10, "grace_until": now + 20, "keep_until": now + 30,
-        "reckoning": Reckoning(now + started, 10.0 + started, started / 1e6, ()),
+        "reckoning": LifetimeReason(now + started, 10.0 + started, started / 1e6, ()),
     }  # fmt: skip
     return Entry(key=key, started=now + started, **(told | fields))
 
@@ -33,14 +33,14 @@ def address(aoi_id: str = "a1", *, offset: int = 0, limit: int = 10) -> Address:
 def candidate(
     where: Address, *, now: float, started: float = 0.0, total: int | None = 100, shows: str = "", status: int = 200,
     body: bytes = b"{}",
-) -> Candidate:  # fmt: skip
+) -> FetchedEntry:  # fmt: skip
     """A fetched page; each letter of `shows` is an asset's id."""
     shown = entry(where.page, now=now, started=started, body=body, status=status)
-    sight = Sight(
+    sight = PageRecord(
         where.offset, where.limit, where.limit, ids(shows), shown.started, shown.fresh_until, shown.grace_until,
-        shown.last_use, moulded=False,
+        shown.last_use, sliceable=False,
     )  # fmt: skip
-    return Candidate(shown, sight, None if status == 404 else total)
+    return FetchedEntry(shown, sight, None if status == 404 else total)
 
 
 class Facts(list[NamedTuple]):

@@ -13,7 +13,7 @@ from typing import Any
 from redis.asyncio import RedisCluster
 
 from gateway.core.errors import StoreDown
-from gateway.storage.redis.commands import RedisCalls
+from gateway.storage.redis.commands import RedisCommands
 
 Names = tuple[str, ...]
 Values = list[bytes | None]
@@ -28,10 +28,10 @@ _VALUE = (bytes, type(None))
 _Wanted = dict[tuple[str, Names], list[asyncio.Future[Found]]]
 
 
-class Lookups:
+class BatchedReads:
     """Collects look-ups. The names of one look-up have one hash tag, so that a Cluster takes them together."""
 
-    def __init__(self, calls: RedisCalls) -> None:
+    def __init__(self, calls: RedisCommands) -> None:
         self._calls = calls
         self._wanted: _Wanted = {}
         self._sender: asyncio.Task[None] | None = None

@@ -48,7 +48,7 @@ _State = Literal["up", "down", "refuses"]
 T = TypeVar("T")
 
 
-class RedisCalls:
+class RedisCommands:
     """One client's commands. `timeout` limits each, in seconds; `prefix` starts the keys that the gateway uses."""
 
     def __init__(self, client: Client, *, timeout: float, clock: Clock, emit: Emit, prefix: str = "") -> None:

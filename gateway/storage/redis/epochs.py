@@ -18,9 +18,9 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import ResponseError
 
 from gateway.core.errors import StoreDown
-from gateway.storage.redis.batched_reads import Lookups, Names, Values
+from gateway.storage.redis.batched_reads import BatchedReads, Names, Values
 from gateway.storage.redis.client import Connections
-from gateway.storage.redis.commands import RedisCalls
+from gateway.storage.redis.commands import RedisCommands
 
 # An epoch outlives everything that is kept under it; while it is in use it is renewed by every page that is kept.
 EPOCH_SECONDS = 172_800
@@ -51,7 +51,7 @@ return pair
 class Epochs:
     """The epochs of one Redis; `prefix` starts every key."""
 
-    def __init__(self, calls: RedisCalls, connections: Connections, lookups: Lookups, prefix: str) -> None:
+    def __init__(self, calls: RedisCommands, connections: Connections, lookups: BatchedReads, prefix: str) -> None:
         self._calls = calls
         self._connections = connections
         self._lookups = lookups

@@ -23,7 +23,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from gateway.core.clock import Clock
 from gateway.core.errors import StoreDown
-from gateway.storage.redis.commands import RedisCalls, is_connect_refusal
+from gateway.storage.redis.commands import RedisCommands, is_connect_refusal
 from gateway.storage.redis.store import RedisStore
 from gateway.storage.time_limit import forget
 from gateway.storage.validity import Validity
@@ -49,7 +49,7 @@ class InvalidationSubscriber:
     """
 
     def __init__(
-        self, calls: RedisCalls, store: RedisStore, validity: Validity, clock: Clock, *, single: bool = True
+        self, calls: RedisCommands, store: RedisStore, validity: Validity, clock: Clock, *, single: bool = True
     ) -> None:
         self._calls = calls
         self._store = store
@@ -65,7 +65,7 @@ class InvalidationSubscriber:
         store.on_clock_step = validity.validity_tokens.invalidate_all
 
     @property
-    def heard(self) -> bool:
+    def is_live(self) -> bool:
         """Whether a session lasts."""
         return self.validity.is_live
 

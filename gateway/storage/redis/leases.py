@@ -38,7 +38,7 @@ return 1
 """
 
 
-class Landing(msgspec.Struct, frozen=True, array_like=True):
+class FetchOutcome(msgspec.Struct, frozen=True, array_like=True):
     """What the holder of a lease tells the others: which page landed and, if it failed, the error they share."""
 
     page: str
@@ -52,26 +52,26 @@ Failure = UpstreamError | UpstreamRefusal
 
 
 @dataclass
-class Turn:
+class Lease:
     """Whose turn it was to fetch a page. The one who fetches leaves its `failure` here for the others."""
 
-    mine: bool
+    acquired: bool
     failure: Failure | None = None
 
 
-class Turns(Protocol):
+class FetchLeases(Protocol):
     """Agreement on who fetches."""
 
-    def take(self, page: str) -> AbstractAsyncContextManager[Turn]:
+    def acquire(self, page: str) -> AbstractAsyncContextManager[Lease]:
         """Have one's turn, in which to fetch; or, not `mine`, have waited for the end of somebody else's."""
         ...
 
-    async def first(self, name: str, seconds: float) -> bool:
+    async def claim(self, name: str, seconds: float) -> bool:
         """Whether nobody has asked this of the same name within so many seconds."""
         ...
 
 
-class Alone:
+class LocalLeases:
     """Nobody to agree with."""
 
     def __init__(self, clock: Clock) -> None:
@@ -79,11 +79,11 @@ class Alone:
         self._asked: dict[str, float] = {}
 
     @asynccontextmanager
-    async def take(self, page: str) -> AsyncIterator[Turn]:  # noqa: ARG002 - as Turns says
+    async def acquire(self, page: str) -> AsyncIterator[Lease]:  # noqa: ARG002 - as Turns says
         """It is always this process's turn."""
-        yield Turn(mine=True)
+        yield Lease(acquired=True)
 
-    async def first(self, name: str, seconds: float) -> bool:
+    async def claim(self, name: str, seconds: float) -> bool:
         """Whether nobody in this process has asked of late."""
         now = self._clock.now()
         self._asked = {known: until for known, until in self._asked.items() if until > now}
@@ -97,7 +97,7 @@ class Alone:
 Run = Callable[[str, Callable[[Any], Awaitable[Any]]], Awaitable[Any]]
 
 
-class Leases:
+class RedisLeases:
     """Turns by leases in Redis; `prefix` starts every key, `channel` is where landings are told."""
 
     def __init__(self, run: Run, *, prefix: str, clock: Clock) -> None:
@@ -105,19 +105,19 @@ class Leases:
         self._prefix = f"{prefix}lease:"
         self.channel = f"{prefix}landed"
         self._clock = clock
-        self._waiting: dict[str, asyncio.Future[Landing]] = {}
-        self._alone = Alone(clock)
+        self._waiting: dict[str, asyncio.Future[FetchOutcome]] = {}
+        self._local = LocalLeases(clock)
 
     @asynccontextmanager
-    async def take(self, page: str) -> AsyncIterator[Turn]:
+    async def acquire(self, page: str) -> AsyncIterator[Lease]:
         """Take the lease, or wait for its end."""
         name, owner = self._prefix + page, secrets.token_hex(8)
         try:
-            turn = await self._decide(page, name, owner)
+            turn = await self._acquire_or_wait(page, name, owner)
         except StoreDown:
-            yield Turn(mine=True)
+            yield Lease(acquired=True)
             return
-        if not turn.mine:
+        if not turn.acquired:
             yield turn
             return
         renewing = asyncio.create_task(self._renew(name, owner))
@@ -126,27 +126,27 @@ class Leases:
         finally:
             renewing.cancel()
             with suppress(StoreDown):
-                landing = msgspec.msgpack.encode(_landing(page, turn.failure))
+                landing = msgspec.msgpack.encode(_outcome(page, turn.failure))
                 await self._run("release", lambda client: client.eval(_END, 1, name, owner, self.channel, landing))
 
-    async def first(self, name: str, seconds: float) -> bool:
+    async def claim(self, name: str, seconds: float) -> bool:
         """Whether no replica has asked of late; with Redis down, this one."""
         try:
             owner, milliseconds = secrets.token_hex(8), int(seconds * 1000)
             answer = await self._run("lease", lambda client: _claimed(client, self._prefix + name, owner, milliseconds))
         except StoreDown:
-            return await self._alone.first(name, seconds)
+            return await self._local.claim(name, seconds)
         return bool(answer)
 
-    def hear(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> None:
         """Wake those who wait for the page that landed."""
         with suppress(msgspec.MsgspecError):
-            landing = msgspec.msgpack.decode(data, type=Landing)
+            landing = msgspec.msgpack.decode(data, type=FetchOutcome)
             waiting = self._waiting.get(landing.page)
             if waiting is not None and not waiting.done():
                 waiting.set_result(landing)
 
-    async def _decide(self, page: str, name: str, owner: str) -> Turn:
+    async def _acquire_or_wait(self, page: str, name: str, owner: str) -> Lease:
         # Listen before asking for the lease: its holder may land in between.
         landed = self._waiting.get(page)
         if landed is None:
@@ -154,14 +154,14 @@ class Leases:
         try:
             while True:
                 if await self._run("lease", lambda client: _claimed(client, name, owner, _LEASE_MS)):
-                    return Turn(mine=True)
+                    return Lease(acquired=True)
                 left = await self._run("pttl", lambda client: client.pttl(name))
                 try:
                     async with asyncio.timeout(min(_POLL_SECONDS, max(0.001, left / 1000 + 0.001))):
                         landing = await asyncio.shield(landed)
                 except TimeoutError:
                     continue  # the holder is slow, or dead and its lease has run out, or its word was lost
-                return Turn(mine=False, failure=_failure(landing))
+                return Lease(acquired=False, failure=_failure(landing))
         finally:
             self._waiting.pop(page, None)
 
@@ -179,19 +179,19 @@ async def _claimed(client: Any, name: str, owner: str, milliseconds: int) -> boo
     return bool(await client.get(name) == owner.encode())
 
 
-def _landing(page: str, failure: Failure | None) -> Landing:
+def _outcome(page: str, failure: Failure | None) -> FetchOutcome:
     match failure:
         case None:
-            return Landing(page)
+            return FetchOutcome(page)
         case UpstreamRefusal():
-            return Landing(page, UpstreamRefusal.__name__, failure.status, None, render_envelope(failure.envelope))
+            return FetchOutcome(page, UpstreamRefusal.__name__, failure.status, None, render_envelope(failure.envelope))
         case _:
             # A private refinement of `upstream` is told by the name that `core.errors` has for it.
             name = next(kind.__name__ for kind in type(failure).__mro__ if kind.__module__ == errors.__name__)
-            return Landing(page, name, failure.status, failure.retry_after)
+            return FetchOutcome(page, name, failure.status, failure.retry_after)
 
 
-def _failure(landing: Landing) -> Failure | None:
+def _failure(landing: FetchOutcome) -> Failure | None:
     if not landing.error:
         return None
     if landing.error == UpstreamRefusal.__name__ and landing.status is not None:

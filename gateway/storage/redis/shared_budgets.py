@@ -9,7 +9,7 @@ from collections.abc import Callable
 from gateway.core.errors import StoreDown
 from gateway.core.shared_bucket import DEBT_SECONDS, FORGIVEN_SHARE, SettlementReply, SettlementReport
 from gateway.core.token_bucket import TOLERANCE
-from gateway.storage.redis.commands import RedisCalls
+from gateway.storage.redis.commands import RedisCommands
 from gateway.storage.time_limit import Limit
 
 # One step of the bucket; `core.shared_bucket` states the rules and their bounds. Fields: `used` tokens are missing at
@@ -48,10 +48,10 @@ return {{granted, string.format('%.9f', burst - used)}}
 _MOST_LATE = 0.5
 
 
-class SharedBuckets:
+class RedisBuckets:
     """Buckets by name. Every key starts with `prefix`. An answer is late `timeout` seconds after the usual time."""
 
-    def __init__(self, calls: RedisCalls, *, prefix: str, timeout: float) -> None:
+    def __init__(self, calls: RedisCommands, *, prefix: str, timeout: float) -> None:
         self._calls = calls
         self._prefix = f"{prefix}budget:"
         self._timeout = timeout

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from gateway.core.errors import StoreDown
-from gateway.storage.redis.commands import RedisCalls
+from gateway.storage.redis.commands import RedisCommands
 
 # The key outlives the pause by the time in which the probe is made.
 _AFTERWARDS = 30.0
@@ -49,7 +49,7 @@ class RedisPause:
     whether it is over.
     """
 
-    def __init__(self, calls: RedisCalls, *, prefix: str, scope: str) -> None:
+    def __init__(self, calls: RedisCommands, *, prefix: str, scope: str) -> None:
         self._commands = calls
         self._name = f"{prefix}pause:{scope}"
         self.channel = f"{prefix}paused:{scope}"

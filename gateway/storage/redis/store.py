@@ -2,7 +2,7 @@
 
 Keys are `{prefix}:{format version}:{name}`; everything of an AOI has the AOI as its hash tag, and every key expires.
 What was purged is told by `epochs`. Filing a page is one script: compare what was known with what is there, and replace
-both the listing's directory and the page, or nothing.
+both the listing's index and the page, or nothing.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from gateway.core.clock import Clock
 from gateway.core.errors import StoreDown
 from gateway.core.events import CorruptValue, Emit, TierLookup
 from gateway.core.query import Address
-from gateway.storage import listing_index as directories
-from gateway.storage.base import Candidate, Kept, Shelf, ends_one, filed, unfiled
+from gateway.storage import listing_index
+from gateway.storage.base import FetchedEntry, PutResult, StoreResult, ends_generation, record_page, unrecorded_entry
 from gateway.storage.entry import FORMAT_VERSION, CorruptEntry, Entry, ForeignVersion
 from gateway.storage.epoch import survives_purges
-from gateway.storage.redis.batched_reads import Lookups
+from gateway.storage.redis.batched_reads import BatchedReads
 from gateway.storage.redis.client import Connections
-from gateway.storage.redis.commands import RedisCalls
+from gateway.storage.redis.commands import RedisCommands
 from gateway.storage.redis.epochs import EPOCH_SECONDS, Epochs
 from gateway.storage.validity import NO_PROOF, Proof
 
@@ -58,7 +58,7 @@ return {'kept', kind}
 class InvalidationMessage(msgspec.Struct, frozen=True, array_like=True):
     """What a replica (`by`) tells the others.
 
-    With a `page`: this page was stored, in a directory of this revision and generation. Without one: an AOI, or (no
+    With a `page`: this page was stored, in a index of this revision and generation. Without one: an AOI, or (no
     `aoi_id`) everything was purged. Fields are only ever added at the end, so that older replicas pass over them.
     """
 
@@ -78,15 +78,17 @@ class InvalidationMessage(msgspec.Struct, frozen=True, array_like=True):
 class RedisStore:
     """A Store in Redis."""
 
-    def __init__(self, calls: RedisCalls, connections: Connections, *, prefix: str, clock: Clock, emit: Emit) -> None:
+    def __init__(
+        self, calls: RedisCommands, connections: Connections, *, prefix: str, clock: Clock, emit: Emit
+    ) -> None:
         self._calls = calls
         self.prefix = f"{prefix}:{FORMAT_VERSION}:"
         self._clock = clock
         self._emit = emit
         self.name = secrets.token_hex(8)
-        self._filing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         # MGET reads a value of another type as none, where GET would fail.
-        self._lookups = Lookups(calls)
+        self._lookups = BatchedReads(calls)
         self.epochs = Epochs(calls, connections, self._lookups, self.prefix)
         self.epochs.on_run = self._meet_run
         self.on_run: Callable[[str], None] = lambda _: None
@@ -103,11 +105,11 @@ class RedisStore:
         """Nothing is held in this process that would have to be proved."""
         return NO_PROOF
 
-    def stands(self, address: Address, shelf: Shelf) -> bool:  # noqa: ARG002 - as Store says
+    def is_current(self, address: Address, stored: StoreResult) -> bool:  # noqa: ARG002 - as Store says
         """What was read was right when it was read."""
         return True
 
-    async def look_up(self, address: Address) -> Shelf:
+    async def get(self, address: Address) -> StoreResult:
         """What there is for the address, in one round trip. Raises StoreDown."""
         names = (self.prefix + address.listing, self.prefix + address.page)
         try:
@@ -115,40 +117,40 @@ class RedisStore:
         except StoreDown:
             self._emit(TierLookup("redis", "error"))
             raise
-        directory = None if listing is None else directories.decode(listing, address.listing)
-        if listing is not None and directory is None:
-            self._emit(CorruptValue("directory"))
-        if directory is not None and (directory.epoch != epoch or self._is_from_the_future(directory.confirmed)):
-            directory = None
+        index = None if listing is None else listing_index.decode(listing, address.listing)
+        if listing is not None and index is None:
+            self._emit(CorruptValue("index"))
+        if index is not None and (index.epoch != epoch or self._is_from_the_future(index.confirmed)):
+            index = None
         entry = None if page is None else self._read(page, address.page)
         if entry is not None and not survives_purges(entry.epoch, epoch):
             entry = None
         self._emit(TierLookup("redis", "miss" if entry is None else "hit"))
-        return Shelf(epoch, directory, entry, "redis")
+        return StoreResult(epoch, index, entry, "redis")
 
-    async def ask(self, address: Address) -> Shelf:
+    async def get_remote(self, address: Address) -> StoreResult:
         """The same: a glance shows nothing."""
-        return await self.look_up(address)
+        return await self.get(address)
 
-    def directory(self, address: Address) -> directories.Directory | None:  # noqa: ARG002 - as Store says
+    def index(self, address: Address) -> listing_index.ListingIndex | None:  # noqa: ARG002 - as Store says
         """Nothing is known without asking."""
         return None
 
-    def glance(self, address: Address) -> Shelf | None:  # noqa: ARG002 - as Store says
+    def peek(self, address: Address) -> StoreResult | None:  # noqa: ARG002 - as Store says
         """Nothing is known without asking."""
         return None
 
-    def copies(self, names: Sequence[str], epoch: str) -> list[Entry] | None:  # noqa: ARG002 - as Store says
+    def peek_many(self, names: Sequence[str], epoch: str) -> list[Entry] | None:  # noqa: ARG002 - as Store says
         """There are no copies here."""
         return None
 
-    def use(self, names: Iterable[str]) -> None:
+    def touch(self, names: Iterable[str]) -> None:
         """Nothing is held in this process."""
 
-    def hold(self, entry: Entry) -> None:
+    def put_local(self, entry: Entry) -> None:
         """What can be made again is not kept."""
 
-    async def page(self, address: Address, epoch: str) -> Entry | None:
+    async def get_page(self, address: Address, epoch: str) -> Entry | None:
         """The entry of a page alone, if it is there, whole and of this epoch. Raises StoreDown.
 
         Who is not content with that asks again for everything, and that is what is counted then.
@@ -166,7 +168,7 @@ class RedisStore:
             return None
         return entry
 
-    async def read(self, address: Address, pages: Sequence[str], epoch: str) -> list[Entry] | None:  # noqa: ARG002 - as Store says
+    async def get_many(self, address: Address, pages: Sequence[str], epoch: str) -> list[Entry] | None:  # noqa: ARG002 - as Store says
         """The entries of these pages, which are all of one AOI, in one round trip. Raises StoreDown."""
         try:
             values = await self._lookups.get(tuple(self.prefix + page for page in pages))
@@ -183,15 +185,15 @@ class RedisStore:
         self._emit(TierLookup("redis", "hit"))
         return found
 
-    def saw(self, address: Address, candidate: Candidate, proof: Proof) -> None:
+    def note_fetch(self, address: Address, candidate: FetchedEntry, proof: Proof) -> None:
         """What is not kept changes nothing for the others."""
 
-    async def keep(self, address: Address, candidate: Candidate, epoch: str, proof: Proof | None = None) -> Kept:
+    async def put(self, address: Address, candidate: FetchedEntry, epoch: str, proof: Proof | None = None) -> PutResult:
         """File and keep a page: one comparison and its consequences in one step of Redis. Raises StoreDown."""
         # One page of a listing at a time: of many that are filed at once, most would lose the comparison each time.
-        filing = self._filing.setdefault(address.listing, asyncio.Lock())
+        filing = self._locks.setdefault(address.listing, asyncio.Lock())
         async with filing:
-            return await self._keep(address, candidate, epoch, proof)
+            return await self._put(address, candidate, epoch, proof)
 
     async def purge(self, aoi_id: str | None, *, soft: bool = False) -> None:
         """Begin a new epoch and tell everybody: one key is written, whatever the number of pages. Raises StoreDown."""
@@ -213,32 +215,32 @@ class RedisStore:
         await self._lookups.close()
         await self._calls.close()
 
-    async def _keep(self, address: Address, candidate: Candidate, epoch: str, proof: Proof | None) -> Kept:
+    async def _put(self, address: Address, candidate: FetchedEntry, epoch: str, proof: Proof | None) -> PutResult:
         await self.epochs.meet_run()  # nothing is written before the clock of this run was read
         if proof is not None and proof.clock not in {NO_PROOF.clock, self._clock.steps}:
             raise StoreDown("the clock was set while the page was fetched")
         (raw,) = await self._lookups.get((self.prefix + address.listing,))
         for _ in range(_TRIES):
             if not self.epochs.is_current(epoch):
-                return Kept(unfiled(candidate, epoch), "purged")
-            stored = None if raw is None else directories.decode(raw, address.listing)
+                return PutResult(unrecorded_entry(candidate, epoch), "purged")
+            stored = None if raw is None else listing_index.decode(raw, address.listing)
             known = None if stored is None or self._is_from_the_future(stored.confirmed) else stored
-            result, entry = filed(address, known, candidate, epoch, self._clock.now())
+            result, entry = record_page(address, known, candidate, epoch, self._clock.now())
             if result.outcome == "older":
-                return Kept(entry, "older")
-            directory = result.directory
-            if stored is not None and directory.revision <= stored.revision:
+                return PutResult(entry, "older")
+            index = result.listing_index
+            if stored is not None and index.revision <= stored.revision:
                 # Also where it is of another epoch, or of a clock that was ahead: others compare revisions.
-                directory = structs.replace(directory, revision=stored.revision + 1)
-            told = await self._file(address, raw or b"", directory, entry)
+                index = structs.replace(index, revision=stored.revision + 1)
+            told = await self._compare_and_store(address, raw or b"", index, entry)
             if told[0] == b"purged":
-                return Kept(unfiled(candidate, epoch), "purged")
+                return PutResult(unrecorded_entry(candidate, epoch), "purged")
             if told[0] == b"newer":
                 raise StoreDown("a newer format version stands there, and is left alone")
             if told[0] == b"kept":
                 if told[1] not in (b"string", b"none"):
                     self._emit(CorruptValue("not a string"))
-                return Kept(entry, "kept", directory, ended=ends_one(known, result))
+                return PutResult(entry, "kept", index, ended=ends_generation(known, result))
             raw = told[1]
         raise StoreDown("other replicas file pages of this listing all the time")
 
@@ -250,11 +252,13 @@ class RedisStore:
         """Whether something is dated by a clock that cannot be trusted: what lives longer than it may is a miss."""
         return date > self._clock.now() + _MOST_AHEAD
 
-    async def _file(self, address: Address, known: bytes, directory: directories.Directory, entry: Entry) -> Any:
+    async def _compare_and_store(
+        self, address: Address, known: bytes, index: listing_index.ListingIndex, entry: Entry
+    ) -> Any:
         now = self._clock.now()
         message = InvalidationMessage(
             self.name, address.aoi_id, entry.epoch, address.listing, address.page, entry.generation, entry.started,
-            address.offset, address.limit, directory.revision,
+            address.offset, address.limit, index.revision,
         )  # fmt: skip
         everything, _, of_aoi = entry.epoch.partition("/")
         keys = [self.epochs.name(address.aoi_id), self.prefix + address.listing, self.prefix + address.page]
@@ -263,8 +267,8 @@ class RedisStore:
         arguments = [
             of_aoi,
             known[:16],
-            directory.encode(),
-            max(1, int((directory.until - now) * 1000)),
+            index.encode(),
+            max(1, int((index.until - now) * 1000)),
             entry.encode(),
             max(1, int((entry.last_use - now) * 1000)),
             max(EPOCH_SECONDS, 2 * int(entry.last_use - now)),

@@ -29,7 +29,7 @@ def of_a_team(vendor: HoldingVendor, **more: Any) -> dict[str, Any]:
     return {
         "upstream.base_url": vendor.url,
         "cache.prefetch": 0,
-        "roster.alpha.token_sha256": [DIGEST],
+        "teams.alpha.token_sha256": [DIGEST],
         **{name.replace("__", "."): value for name, value in more.items()},
     }
 

@@ -181,7 +181,7 @@ async def test_what_ends_it(what: str, ways: Ways, vendor: HoldingVendor) -> Non
         case "purge all":
             await play.gateway._cache.purge(None)
         case "evicted":
-            play.gateway._store._shelves.clear()  # type: ignore[attr-defined]
+            play.gateway._store._pages.clear()  # type: ignore[attr-defined]
             await ways.ask(asks("/healthz"))  # or this connection's last answer would still have the page
         case "back":
             play.clock.skip(-1000.0)
@@ -264,7 +264,7 @@ async def test_a_team_may_not_ask_more_often_than_otherwise(vendor: HoldingVendo
 async def test_it_uses_the_page_as_much_as_anybody(ways: Ways) -> None:
     """Or the hottest page of all, and its listing, would be the first to go for want of room."""
     await ways.learn()
-    held = ways.play.gateway._store._shelves._held  # type: ignore[attr-defined]
+    held = ways.play.gateway._store._pages._held  # type: ignore[attr-defined]
     nodes = [*held._small.values(), *held._main.values()]
     assert len(nodes) == 2
     for node in nodes:
@@ -457,7 +457,7 @@ async def test_replicas_tell_each_other(vendor: HoldingVendor, real_redis: RealR
     async with AsyncExitStack() as stack:
         one, other = [await stack.enter_async_context(playing(flags)) for _ in range(2)]
         for play in (one, other):
-            await until(lambda play=play: play.gateway._store._word.heard)  # type: ignore[misc]
+            await until(lambda play=play: play.gateway._store._subscriber.is_live)  # type: ignore[misc]
         ways = Ways(one, await stack.enter_async_context(Line(one.port)))
         await ways.learn()
         # A page of the same listing, fetched elsewhere, changes nothing about this one.
@@ -485,10 +485,10 @@ async def test_replicas_tell_each_other(vendor: HoldingVendor, real_redis: RealR
         # While no word comes, every copy is looked at again.
         await ways.learn()
         real_redis.signal(signal.SIGSTOP)
-        await until(lambda: not one.gateway._store._word.heard)  # type: ignore[attr-defined]
+        await until(lambda: not one.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
         assert not (await ways.ask())[1]
         real_redis.signal(signal.SIGCONT)
-        await until(lambda: one.gateway._store._word.heard)  # type: ignore[attr-defined]
+        await until(lambda: one.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
         await ways.learn()
 
 
@@ -500,7 +500,7 @@ async def test_what_memory_has_no_room_for_is_not_remembered(vendor: HoldingVend
         where = play.gateway._cache._lookup.address(AssetsQuery(AOI))
         for _ in range(5):
             await ways.ask()
-            play.gateway._store._near.drop(where.page)  # type: ignore[attr-defined]
+            play.gateway._store._local.drop(where.page)  # type: ignore[attr-defined]
         assert not len(play.gateway._response_cache._ready)
         await ways.learn()
 
@@ -512,13 +512,13 @@ async def test_what_was_told_while_nobody_heard(vendor: HoldingVendor, real_redi
         relay = await stack.enter_async_context(relaying(real_redis.port))
         one = await stack.enter_async_context(playing({**flags, "cache.url": relay.url}))
         other = await stack.enter_async_context(playing({**flags, "cache.url": real_redis.url}))
-        await until(lambda: one.gateway._store._word.heard)  # type: ignore[attr-defined]
+        await until(lambda: one.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
         ways = Ways(one, await stack.enter_async_context(Line(one.port)))
         await ways.learn()
         relay.cut()
-        await until(lambda: not one.gateway._store._word.heard)  # type: ignore[attr-defined]
+        await until(lambda: not one.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
         vendor.set_assets(AOI, assets(54))
         await other.gateway._cache.purge(AOI)
         relay.mend()
-        await until(lambda: one.gateway._store._word.heard)  # type: ignore[attr-defined]
+        await until(lambda: one.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
         assert b'"total":54' in (await ways.ask())[0].body

@@ -48,7 +48,7 @@ def flags(vendor: MockVendor, redis: RealRedis, **more: Any) -> dict[str, Any]:
 
 
 async def hears(play: Play) -> None:
-    await until(lambda: play.gateway._store._word.heard)  # type: ignore[attr-defined]
+    await until(lambda: play.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
 
 
 async def is_up(play: Play, value: int) -> None:
@@ -309,7 +309,7 @@ async def test_spoilt_values_are_misses(vendor: HoldingVendor, real_redis: RealR
     vendor.reset()
     async with playing(settings) as play, playing(settings) as other:
         for either in (play, other):  # a page that is fetched before the session begins is not kept in memory alone
-            await until(lambda either=either: either.gateway._store._word.heard)  # type: ignore[misc]
+            await until(lambda either=either: either.gateway._store._subscriber.is_live)  # type: ignore[misc]
         for number in range(2):
             reply = await one(play, number)
             assert reply.body == good[number]
@@ -351,7 +351,7 @@ async def test_no_reply_reaches_another_request(vendor: HoldingVendor, real_redi
     await raw.mset({f"k{number}": number for number in range(400)})
     async with playing(settings) as play:
         await hears(play)
-        calls = play.gateway._store._far._calls  # type: ignore[attr-defined]
+        calls = play.gateway._store._remote._calls  # type: ignore[attr-defined]
 
         def get(number: int) -> asyncio.Task[Any]:
             return asyncio.create_task(calls.run("get", lambda client: client.get(f"k{number}")))
@@ -423,7 +423,7 @@ async def test_word_is_lost_while_others_purge(vendor: HoldingVendor, real_redis
         await hears(deaf)
         old = await one(deaf, 0)
         relay.cut(b"SUBSCRIBE")
-        await until(lambda: not deaf.gateway._store._word.heard)  # type: ignore[attr-defined]
+        await until(lambda: not deaf.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
         async with purging.session.post(purging.ops_url + "/admin/purge", json={"aoi_id": AOI}) as response:
             assert response.status == 200
         vendor.set_assets(AOI, [{"id": "new", "status": "success"}])

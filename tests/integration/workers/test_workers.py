@@ -155,19 +155,19 @@ async def test_a_worker_that_is_told_to_end_finishes_and_is_replaced(
 # Workers that serve and fall dead at once, or that never come to serve.
 FALLING = """
 import logging, sys
-from gateway.logs import configure
-from gateway.workers.funnel import Funnel
-from gateway.workers.letters import Started, sealed
-from gateway.workers.supervisor import Supervisor
+from gateway.app.workers.log_pipe import LogPipe
+from gateway.app.workers.messages import Started, encode
+from gateway.app.workers.supervisor import Supervisor
+from gateway.telemetry.log_writer import configure
 
 def work(channel):
     if {serves}:
-        channel.sendall(sealed(Started()))
+        channel.sendall(encode(Started()))
     return 7
 
-funnel = Funnel(1, bytes)
-configure(funnel, "json", "info")
-sys.exit(Supervisor(2, work, [], funnel, longest=5, when_started=int, when_hung_up=int).run())
+log_pipe = LogPipe(1, bytes)
+configure(log_pipe, "json", "info")
+sys.exit(Supervisor(2, work, [], log_pipe, longest=5, when_started=int, when_hung_up=int).run())
 """
 
 

@@ -9,7 +9,7 @@ from gateway.config.options import Lifetimes
 from gateway.core.cache_control import VendorCaching
 from gateway.core.listing import parse_listing
 from gateway.core.query import AssetsQuery
-from gateway.storage.entry import Cap, Entry, Reckoning
+from gateway.storage.entry import Cap, Entry, LifetimeReason
 from gateway.upstream.classification import FetchedPage
 
 NOW = 1_792_000_000.0
@@ -47,7 +47,7 @@ def test_nothing_is_served_past_its_links(
     entry = admitted(asset(*ends) or '{"status":"success"}')
     assert [until - NOW for until in (entry.fresh_until, entry.grace_until, entry.keep_until)] == [fresh, grace, keep]
     assert entry.rule == "settled"
-    assert entry.reckoning == Reckoning(NOW, told=300, jitter=0.0, caps=caps)
+    assert entry.reckoning == LifetimeReason(NOW, told=300, jitter=0.0, caps=caps)
 
 
 def test_age_counts_from_when_the_vendor_made_it() -> None:

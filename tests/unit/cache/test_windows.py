@@ -7,27 +7,27 @@ from entries import ids
 from msgspec import structs
 
 from gateway.cache.windows import WindowPlan, plan
-from gateway.storage.listing_index import Directory, Sight
+from gateway.storage.listing_index import ListingIndex, PageRecord
 
 NOW = 1_000_000.0
 FRESH, GRACE, KEPT = (10.0, 20.0, 100.0), (-1.0, 20.0, 100.0), (-2.0, -1.0, 100.0)
 
 
-def page(text: str, offset: int, lives: tuple[float, float, float] = FRESH, *, moulded: bool = True) -> Sight:
+def page(text: str, offset: int, lives: tuple[float, float, float] = FRESH, *, sliceable: bool = True) -> PageRecord:
     fresh, grace, until = (NOW + seconds for seconds in lives)
-    return Sight(offset, len(text) or 5, len(text) or 5, ids(text), NOW - 5, fresh, grace, until, moulded)
+    return PageRecord(offset, len(text) or 5, len(text) or 5, ids(text), NOW - 5, fresh, grace, until, sliceable)
 
 
-def listing(*pages: Sight, total: int | None = 20) -> Directory:
-    return Directory("l", "e", "g", total, since=NOW - 50, confirmed=NOW - 5, until=NOW + 100, pages=pages)
+def listing(*pages: PageRecord, total: int | None = 20) -> ListingIndex:
+    return ListingIndex("l", "e", "g", total, since=NOW - 50, confirmed=NOW - 5, until=NOW + 100, pages=pages)
 
 
-def planned(pages: list[Sight], offset: int, limit: int, *, total: int | None = 20) -> WindowPlan | None:
+def planned(pages: list[PageRecord], offset: int, limit: int, *, total: int | None = 20) -> WindowPlan | None:
     directory = listing(*pages, total=total)
     return plan(directory, offset, limit, NOW)
 
 
-def used(pages: list[Sight], offset: int, limit: int, *, total: int | None = 20) -> tuple[str, list[int]] | None:
+def used(pages: list[PageRecord], offset: int, limit: int, *, total: int | None = 20) -> tuple[str, list[int]] | None:
     """The plan's state, and the offsets of its pages."""
     found = planned(pages, offset, limit, total=total)
     return None if found is None else (found.state, [one.offset for one in found.pages])
@@ -52,7 +52,7 @@ A, B, C = page("abcdefgh", 0), page("hijklmno", 7), page("opqrst", 14)
         ([A, page(".ijklmn", 7)], 2, 10, None),  # an asset without an id proves nothing
         ([A, page("h.jklmn", 7)], 2, 10, ("fresh", [0, 7])),
         ([A, page("hijklma", 7)], 2, 10, None),  # `a` has moved, so these two are of different lists
-        ([page("abcdefgh", 0, moulded=False)], 2, 3, None),
+        ([page("abcdefgh", 0, sliceable=False)], 2, 3, None),
         ([page("abcdefgh", 0, GRACE)], 2, 3, ("grace", [0])),
         ([page("abcdefgh", 0, KEPT)], 2, 3, ("kept", [0])),
         ([page("abcdefgh", 0, (-3, -2, -1))], 2, 3, None),
@@ -68,7 +68,7 @@ A, B, C = page("abcdefgh", 0), page("hijklmno", 7), page("opqrst", 14)
     ],
 )  # fmt: skip
 def test_which_pages_hold_a_window(
-    pages: list[Sight], offset: int, limit: int, expected: tuple[str, list[int]] | None
+    pages: list[PageRecord], offset: int, limit: int, expected: tuple[str, list[int]] | None
 ) -> None:
     assert used(pages, offset, limit) == expected
 

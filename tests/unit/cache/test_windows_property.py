@@ -27,7 +27,7 @@ from gateway.core.listing import parse_listing
 from gateway.core.query import AssetsQuery
 from gateway.mock_vendor.server import MockVendor
 from gateway.storage.memory import MemoryStore
-from gateway.storage.redis.leases import Alone
+from gateway.storage.redis.leases import LocalLeases
 from gateway.teams.budgets import Budgets
 from gateway.upstream.classification import FetchedPage
 
@@ -82,7 +82,7 @@ def build(oracle: Oracle, chunk: int) -> CacheHandler:
         limits.learn(50, 50, 50, 0.0)  # from another listing
     store = MemoryStore(10_000_000, clock, ignore)
     windows = Lookup(store, limits, scope="s", clock=clock, emit=ignore)
-    leases = Alone(clock)
+    leases = LocalLeases(clock)
     fetcher = Fetcher(
         store=store, leases=leases, fetch=oracle.fetch, check=ignore, budget=Budgets({}, None, clock),
         limits=limits, lifetimes=Lifetimes(),

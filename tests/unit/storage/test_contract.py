@@ -13,10 +13,10 @@ from harness import REDIS_TIMEOUT, SteeredClock
 from msgspec import structs
 from real_redis import RealRedis
 
-from gateway.storage.base import Kept, Store
-from gateway.storage.memory import MemoryStore, Shelves
+from gateway.storage.base import PutResult, Store
+from gateway.storage.memory import LocalPages, MemoryStore
 from gateway.storage.redis.client import Client, Connections, connect
-from gateway.storage.redis.commands import RedisCalls
+from gateway.storage.redis.commands import RedisCommands
 from gateway.storage.redis.invalidation import InvalidationSubscriber
 from gateway.storage.redis.store import RedisStore
 from gateway.storage.tiered import TieredStore
@@ -31,10 +31,10 @@ def ignore(_: NamedTuple) -> None:
 
 def tiers(client: Client, clock: SteeredClock) -> tuple[RedisStore, TieredStore]:
     """Redis alone, and with memory in front; nobody listens, so that memory is trusted for a while only."""
-    calls = RedisCalls(client, timeout=REDIS_TIMEOUT, clock=clock, emit=ignore)
+    calls = RedisCommands(client, timeout=REDIS_TIMEOUT, clock=clock, emit=ignore)
     far = RedisStore(calls, Connections(), prefix="test", clock=clock, emit=ignore)
     word = InvalidationSubscriber(calls, far, Validity(max_age=5, clock=clock), clock)
-    near = Shelves(1_000_000, ignore)
+    near = LocalPages(1_000_000, ignore)
     return far, TieredStore(near, far, word, clock=clock, emit=ignore)
 
 
@@ -66,39 +66,39 @@ async def store(request: pytest.FixtureRequest, clock: SteeredClock) -> AsyncIte
     await made.close()
 
 
-async def keep(store: Store, clock: SteeredClock, *, at: int = 0, began: float = 0.0, **shown: Any) -> Kept:
+async def keep(store: Store, clock: SteeredClock, *, at: int = 0, began: float = 0.0, **shown: Any) -> PutResult:
     """Keep a page that was fetched under the current epoch."""
     where = address(offset=at)
-    shelf = await store.look_up(where)
+    shelf = await store.get(where)
     # In the past: what is dated in the future is a miss.
-    return await store.keep(where, candidate(where, now=clock.now(), started=began - 5, **shown), shelf.epoch)
+    return await store.put(where, candidate(where, now=clock.now(), started=began - 5, **shown), shelf.epoch)
 
 
 async def test_nothing_is_nothing(store: Store) -> None:
-    shelf = await store.look_up(HERE)
+    shelf = await store.get(HERE)
     assert shelf.epoch
-    assert (shelf.entry, shelf.directory, shelf.current) == (None, None, False)
+    assert (shelf.entry, shelf.listing_index, shelf.is_current) == (None, None, False)
 
 
 async def test_what_was_kept_is_found(store: Store, clock: SteeredClock) -> None:
     kept = await keep(store, clock)
     assert (kept.outcome, kept.ended) == ("kept", False)
-    shelf = await store.look_up(HERE)
+    shelf = await store.get(HERE)
     assert shelf.entry == kept.entry
-    assert shelf.current
+    assert shelf.is_current
 
 
 async def test_an_expired_entry_is_still_there_while_it_is_kept(store: Store, clock: SteeredClock) -> None:
     kept = await keep(store, clock)
     clock.skip(25)
-    assert (await store.look_up(HERE)).entry == kept.entry
+    assert (await store.get(HERE)).entry == kept.entry
 
 
 async def test_an_entry_past_its_last_use_is_not_found(store: Store, clock: SteeredClock) -> None:
     where = address()
     past = candidate(where, now=clock.now() - 31)
-    await store.keep(where, past, (await store.look_up(where)).epoch)
-    assert (await store.look_up(where)).entry is None or clock.now() >= past.entry.last_use
+    await store.put(where, past, (await store.get(where)).epoch)
+    assert (await store.get(where)).entry is None or clock.now() >= past.entry.last_use
 
 
 async def test_a_later_fetch_replaces_an_earlier_one_and_never_the_other_way_round(
@@ -106,16 +106,16 @@ async def test_a_later_fetch_replaces_an_earlier_one_and_never_the_other_way_rou
 ) -> None:
     await keep(store, clock, body=b"first")
     later = await keep(store, clock, began=2, body=b"later")
-    assert (await store.look_up(HERE)).entry == later.entry
+    assert (await store.get(HERE)).entry == later.entry
     assert (await keep(store, clock, began=1, body=b"between")).outcome == "older"
-    assert (await store.look_up(HERE)).entry == later.entry
+    assert (await store.get(HERE)).entry == later.entry
 
 
 async def test_pages_do_not_mix(store: Store, clock: SteeredClock) -> None:
     one = await keep(store, clock, body=b"one")
     two = await keep(store, clock, at=10, body=b"two")
-    assert (await store.look_up(HERE)).entry == one.entry
-    assert (await store.look_up(address(offset=10))).entry == two.entry
+    assert (await store.get(HERE)).entry == one.entry
+    assert (await store.get(address(offset=10))).entry == two.entry
     assert one.entry.generation == two.entry.generation
 
 
@@ -124,8 +124,8 @@ async def test_another_total_ends_the_generation_for_every_page(store: Store, cl
     two = await keep(store, clock, at=10, began=1, total=101)
     assert two.ended
     assert two.entry.generation != one.entry.generation
-    first, second = await store.look_up(HERE), await store.look_up(address(offset=10))
-    assert (first.current, second.current) == (False, True)
+    first, second = await store.get(HERE), await store.get(address(offset=10))
+    assert (first.is_current, second.is_current) == (False, True)
     assert first.entry == one.entry  # still there, should the vendor fail
 
 
@@ -138,9 +138,9 @@ async def test_other_ids_where_pages_overlap_end_the_generation(store: Store, cl
 async def test_a_404_ends_the_generation_and_a_page_ends_the_404(store: Store, clock: SteeredClock) -> None:
     await keep(store, clock)
     assert (await keep(store, clock, at=10, began=1, status=404)).ended
-    assert not (await store.look_up(HERE)).current
+    assert not (await store.get(HERE)).is_current
     assert (await keep(store, clock, began=2)).ended
-    assert not (await store.look_up(address(offset=10))).current
+    assert not (await store.get(address(offset=10))).is_current
 
 
 async def test_a_fetch_that_began_before_the_change_changes_nothing(store: Store, clock: SteeredClock) -> None:
@@ -149,28 +149,28 @@ async def test_a_fetch_that_began_before_the_change_changes_nothing(store: Store
     late = await keep(store, clock, at=10, began=1, total=100)
     assert late.outcome == "older"
     assert late.entry.generation != new.entry.generation
-    assert (await store.look_up(HERE)).entry == new.entry
-    assert (await store.look_up(address(offset=10))).entry is None
+    assert (await store.get(HERE)).entry == new.entry
+    assert (await store.get(address(offset=10))).entry is None
 
 
 async def test_a_purge_ends_one_aoi_and_leaves_the_others(store: Store, clock: SteeredClock) -> None:
     other = address("a2")
     await keep(store, clock)
-    await store.keep(other, candidate(other, now=clock.now()), (await store.look_up(other)).epoch)
-    before = await store.look_up(HERE)
+    await store.put(other, candidate(other, now=clock.now()), (await store.get(other)).epoch)
+    before = await store.get(HERE)
     await store.purge("a1")
-    after = await store.look_up(HERE)
-    assert (after.entry, after.directory) == (None, None)
+    after = await store.get(HERE)
+    assert (after.entry, after.listing_index) == (None, None)
     assert after.epoch != before.epoch
-    assert (await store.look_up(other)).entry is not None
+    assert (await store.get(other)).entry is not None
 
 
 async def test_a_purge_of_everything_ends_everything(store: Store, clock: SteeredClock) -> None:
     await keep(store, clock)
     await store.purge(None)
-    assert (await store.look_up(HERE)).entry is None
+    assert (await store.get(HERE)).entry is None
     await keep(store, clock)
-    assert (await store.look_up(HERE)).entry is not None
+    assert (await store.get(HERE)).entry is not None
 
 
 @pytest.mark.parametrize("purged", ["a1", None])
@@ -179,68 +179,68 @@ async def test_a_soft_purge_leaves_pages_for_the_case_that_the_vendor_fails(
 ) -> None:
     kept = await keep(store, clock)
     other = address("a2")
-    await store.keep(other, candidate(other, now=clock.now()), (await store.look_up(other)).epoch)
-    before = await store.look_up(HERE)
+    await store.put(other, candidate(other, now=clock.now()), (await store.get(other)).epoch)
+    before = await store.get(HERE)
     await store.purge(purged, soft=True)
-    after = await store.look_up(HERE)
-    assert (after.entry, after.directory, after.current) == (kept.entry, None, False)
+    after = await store.get(HERE)
+    assert (after.entry, after.listing_index, after.is_current) == (kept.entry, None, False)
     assert after.epoch != before.epoch
-    assert (await store.look_up(other)).current == (purged is not None)
-    late = await store.keep(HERE, candidate(HERE, now=clock.now()), before.epoch)
+    assert (await store.get(other)).is_current == (purged is not None)
+    late = await store.put(HERE, candidate(HERE, now=clock.now()), before.epoch)
     assert late.outcome == "purged"  # it was fetched before
     again = await keep(store, clock, began=1)
-    assert (await store.look_up(HERE)).current
+    assert (await store.get(HERE)).is_current
     assert again.entry.generation != kept.entry.generation
     await store.purge(purged)
-    assert (await store.look_up(HERE)).entry is None
+    assert (await store.get(HERE)).entry is None
 
 
 @pytest.mark.parametrize("purged", ["a1", None])
 async def test_a_page_that_was_fetched_before_a_purge_is_not_kept(
     store: Store, clock: SteeredClock, purged: str | None
 ) -> None:
-    epoch = (await store.look_up(HERE)).epoch
+    epoch = (await store.get(HERE)).epoch
     fetched = candidate(HERE, now=clock.now())
     await store.purge(purged)
-    kept = await store.keep(HERE, fetched, epoch)
+    kept = await store.put(HERE, fetched, epoch)
     assert kept.outcome == "purged"
     assert kept.entry.body == fetched.entry.body
-    assert (await store.look_up(HERE)).entry is None
+    assert (await store.get(HERE)).entry is None
 
 
 async def test_an_entry_without_gzip_comes_back_as_it_was(store: Store, clock: SteeredClock) -> None:
     bare = candidate(HERE, now=clock.now())
     bare = replace(bare, entry=structs.replace(bare.entry, gzipped=None))
-    kept = await store.keep(HERE, bare, (await store.look_up(HERE)).epoch)
-    assert (await store.look_up(HERE)).entry == kept.entry
+    kept = await store.put(HERE, bare, (await store.get(HERE)).epoch)
+    assert (await store.get(HERE)).entry == kept.entry
 
 
 async def test_other_pages_of_a_listing_are_read_together(store: Store, clock: SteeredClock) -> None:
     kept = [await keep(store, clock, at=offset, shows=letter) for offset, letter in ((0, "a"), (10, "k"))]
     pages = [address(offset=offset).page for offset in (0, 10)]
     epoch = kept[0].entry.epoch
-    assert await store.read(HERE, pages, epoch) == [one.entry for one in kept]
-    assert await store.read(HERE, [*pages, address(offset=20).page], epoch) is None
-    assert await store.read(HERE, pages, "another") is None
+    assert await store.get_many(HERE, pages, epoch) == [one.entry for one in kept]
+    assert await store.get_many(HERE, [*pages, address(offset=20).page], epoch) is None
+    assert await store.get_many(HERE, pages, "another") is None
     await store.purge("a1")
-    assert await store.read(HERE, pages, (await store.look_up(HERE)).epoch) is None
+    assert await store.get_many(HERE, pages, (await store.get(HERE)).epoch) is None
 
 
 async def test_what_is_known_without_asking_is_what_would_be_told(store: Store, clock: SteeredClock) -> None:
     entry = (await keep(store, clock, shows="a")).entry
-    glanced = store.glance(HERE)
+    glanced = store.peek(HERE)
     if glanced is None:  # nothing is known, or trusted, without asking
-        assert store.copies([HERE.page], entry.epoch) in (None, [entry])
+        assert store.peek_many([HERE.page], entry.epoch) in (None, [entry])
         return
-    assert glanced == (await store.look_up(HERE))._replace(proof=glanced.proof)
-    assert store.copies([HERE.page], entry.epoch) == [entry]
-    assert store.copies([HERE.page, "another"], entry.epoch) is None
-    assert store.copies([HERE.page], "another") is None
+    assert glanced == (await store.get(HERE))._replace(proof=glanced.proof)
+    assert store.peek_many([HERE.page], entry.epoch) == [entry]
+    assert store.peek_many([HERE.page, "another"], entry.epoch) is None
+    assert store.peek_many([HERE.page], "another") is None
     made = structs.replace(entry, key="made")
-    store.hold(made)
-    assert store.copies(["made"], entry.epoch) == [made]
+    store.put_local(made)
+    assert store.peek_many(["made"], entry.epoch) == [made]
     await store.purge(None)
-    after = store.glance(HERE)
+    after = store.peek(HERE)
     assert after is None or after.entry is None
-    epoch = (await store.look_up(HERE)).epoch
-    assert store.copies(["made"], epoch) is None
+    epoch = (await store.get(HERE)).epoch
+    assert store.peek_many(["made"], epoch) is None

@@ -12,21 +12,29 @@ from hypothesis import strategies as st
 from isal import isal_zlib
 from msgspec import structs
 
-from gateway.storage.entry import FORMAT_VERSION, CorruptEntry, Entry, ForeignVersion, Reckoning, compress, entity_tag
+from gateway.storage.entry import (
+    FORMAT_VERSION,
+    CorruptEntry,
+    Entry,
+    ForeignVersion,
+    LifetimeReason,
+    compress,
+    entity_tag,
+)
 
 WHOLE = entry(now=1_000_000.0)
 
 
 def test_it_comes_back_as_it_was() -> None:
     assert Entry.decode(WHOLE.encode(), WHOLE.key) == WHOLE
-    reckoned = structs.replace(WHOLE, reckoning=Reckoning(1_000_000.5, 300, 0.05, ("one-day", "signed-url")))
+    reckoned = structs.replace(WHOLE, reckoning=LifetimeReason(1_000_000.5, 300, 0.05, ("one-day", "signed-url")))
     assert Entry.decode(reckoned.encode(), WHOLE.key) == reckoned
 
 
 @pytest.mark.parametrize("fields", [14, 15, 16])
 def test_what_older_and_newer_replicas_store_is_read(fields: int) -> None:
     """The header ended before the reckoning once, and may go on after it."""
-    data = structs.replace(WHOLE, reckoning=Reckoning(1_000_000.5, 300, 0.05, ())).encode()
+    data = structs.replace(WHOLE, reckoning=LifetimeReason(1_000_000.5, 300, 0.05, ())).encode()
     body_at = 13 + int.from_bytes(data[9:13], "big")
     told = [*msgspec.msgpack.decode(data[13:body_at]), "of the future"][:fields]
     header = msgspec.msgpack.encode(told)

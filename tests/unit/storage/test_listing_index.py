@@ -11,23 +11,33 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from gateway.core.listing import ID_BYTES, Listing
-from gateway.storage.listing_index import Directory, Filed, Sight, after, agree, contradicts, decode, file, precedes
+from gateway.storage.listing_index import (
+    ListingIndex,
+    PageRecord,
+    RecordResult,
+    agrees,
+    contradicts,
+    decode,
+    is_superseded,
+    record,
+    without_contradicted,
+)
 
 NOW = 1_000_000.0
 
 
-def shown(text: str, offset: int = 0, *, limit: int = 10, began: float = 0.0) -> Sight:
-    return Sight(
+def shown(text: str, offset: int = 0, *, limit: int = 10, began: float = 0.0) -> PageRecord:
+    return PageRecord(
         offset, limit, limit, ids(text), NOW + began,
-        fresh_until=NOW + 10, grace_until=NOW + 20, until=NOW + 1000, moulded=True,
+        fresh_until=NOW + 10, grace_until=NOW + 20, until=NOW + 1000, sliceable=True,
     )  # fmt: skip
 
 
-def filed(known: Directory | None, page: Sight, total: int | None = 20, *, epoch: str = "e") -> Filed:
-    return file(known, page, total, listing="l", epoch=epoch, now=NOW)
+def filed(known: ListingIndex | None, page: PageRecord, total: int | None = 20, *, epoch: str = "e") -> RecordResult:
+    return record(known, page, total, listing="l", epoch=epoch, now=NOW)
 
 
-FIRST = filed(None, shown("abcdefghij")).directory
+FIRST = filed(None, shown("abcdefghij")).listing_index
 
 
 @pytest.mark.parametrize(
@@ -50,30 +60,30 @@ FIRST = filed(None, shown("abcdefghij")).directory
         (shown("klmnopqrst", 10, began=-1), 20, "joined"),
     ],
 )
-def test_what_ends_a_generation(page: Sight, total: int | None, outcome: str) -> None:
+def test_what_ends_a_generation(page: PageRecord, total: int | None, outcome: str) -> None:
     result = filed(FIRST, page, total)
     assert result.outcome == outcome
     assert (result.generation == FIRST.generation) == (
-        total == 20 and outcome != "ended" and agree(page, FIRST.pages[0])
+        total == 20 and outcome != "ended" and agrees(page, FIRST.pages[0])
     )
     if outcome == "older":
-        assert result.directory == FIRST
+        assert result.listing_index == FIRST
     else:
-        assert page in result.directory.pages
+        assert page in result.listing_index.pages
 
 
 def test_an_ended_generation_takes_its_pages_along() -> None:
-    assert filed(FIRST, shown("klmnopqrst", 10, began=1), 21).directory.pages == (shown("klmnopqrst", 10, began=1),)
+    assert filed(FIRST, shown("klmnopqrst", 10, began=1), 21).listing_index.pages == (shown("klmnopqrst", 10, began=1),)
 
 
 def test_a_page_from_before_a_state_that_has_passed_is_not_filed_though_it_agrees_with_the_present_one() -> None:
-    gone = filed(FIRST, shown("", began=2), None).directory
-    back = filed(gone, shown("abcdefghij", began=3)).directory
+    gone = filed(FIRST, shown("", began=2), None).listing_index
+    back = filed(gone, shown("abcdefghij", began=3)).listing_index
     late = filed(back, shown("klmnopqrst", 10, began=1))
-    assert (late.outcome, late.directory) == ("older", back)
-    assert precedes(shown("klmnopqrst", 10, began=1), 20, back)
+    assert (late.outcome, late.listing_index) == ("older", back)
+    assert is_superseded(shown("klmnopqrst", 10, began=1), 20, back)
     assert filed(back, shown("klmnopqrst", 10, began=2.5)).outcome == "joined"  # it began later than that state's fetch
-    changed = filed(back, shown("Xbcdefghij", began=4)).directory
+    changed = filed(back, shown("Xbcdefghij", began=4)).listing_index
     assert filed(changed, shown("klmnopqrst", 10, began=1)).outcome == "older"
     assert filed(changed, shown("klmnopqrst", 10, began=2.5)).outcome == "older"
     assert filed(changed, shown("klmnopqrst", 10, began=3.5)).outcome == "joined"
@@ -84,14 +94,14 @@ def test_names_are_derived_and_differ_by_epoch_and_history() -> None:
     assert filed(None, shown("x", began=1)).generation != FIRST.generation  # the directory before may have been lost
     assert filed(None, shown("x"), epoch="f").generation != FIRST.generation
     one, other = (
-        file(FIRST, shown("k", 10, began=1), 20, listing="l", epoch="e", now=NOW, alone=process) for process in "pq"
+        record(FIRST, shown("k", 10, began=1), 20, listing="l", epoch="e", now=NOW, alone=process) for process in "pq"
     )
     assert one.outcome == "joined"
     assert len({one.generation, other.generation, FIRST.generation}) == 3  # the others do not see this page
-    assert one.directory.owns(FIRST.generation, NOW)
+    assert one.listing_index.owns(FIRST.generation, NOW)
     more = filed(FIRST, shown("k", 10, began=1), 21)
     assert more.generation == filed(FIRST, shown("k", 11, began=5), 21).generation  # another replica, another page
-    back = filed(more.directory, shown("k", 10, began=2), 20)
+    back = filed(more.listing_index, shown("k", 10, began=2), 20)
     assert len({FIRST.generation, more.generation, back.generation}) == 3
 
 
@@ -99,15 +109,15 @@ def test_a_generation_owns_what_was_fetched_since_it_began() -> None:
     assert FIRST.owns(FIRST.generation, NOW)
     assert not FIRST.owns(FIRST.generation, NOW - 0.1)  # of an earlier one of this name, of which nothing is known
     assert not FIRST.owns("another", NOW)
-    earlier = filed(FIRST, shown("klmnopqrst", 10, began=-3)).directory  # begun before, and landed later
+    earlier = filed(FIRST, shown("klmnopqrst", 10, began=-3)).listing_index  # begun before, and landed later
     assert earlier.owns(FIRST.generation, NOW - 3)
-    assert not filed(FIRST, shown("x", 10, began=1), 21).directory.owns(FIRST.generation, NOW)
+    assert not filed(FIRST, shown("x", 10, began=1), 21).listing_index.owns(FIRST.generation, NOW)
 
 
 def test_a_name_is_remembered_as_long_as_any_page_of_it_may_live() -> None:
-    gone = filed(FIRST, structs.replace(shown("", began=1), until=NOW + 5), None).directory
+    gone = filed(FIRST, structs.replace(shown("", began=1), until=NOW + 5), None).listing_index
     assert gone.until == FIRST.until == NOW + 1000
-    back = filed(gone, shown("abcdefghij", began=2)).directory
+    back = filed(gone, shown("abcdefghij", began=2)).listing_index
     assert back.generation not in (FIRST.generation, gone.generation)
 
 
@@ -119,7 +129,7 @@ def test_what_is_told_of_a_page_takes_the_older_sight_away() -> None:
 
 def test_another_epoch_begins_anew() -> None:
     result = filed(FIRST, shown("zz", began=1), epoch="f")
-    assert (result.outcome, result.directory.epoch, len(result.directory.pages)) == ("ended", "f", 1)
+    assert (result.outcome, result.listing_index.epoch, len(result.listing_index.pages)) == ("ended", "f", 1)
 
 
 def test_a_page_is_whole_when_its_figures_agree() -> None:
@@ -164,7 +174,7 @@ FETCHES = st.lists(
 
 @given(FETCHES)
 def test_no_generation_ever_holds_pages_that_disagree(fetches: list[Fetch]) -> None:
-    known: Directory | None = None
+    known: ListingIndex | None = None
     for fetch in fetches:
         state = STATES[fetch.state]
         page = shown(
@@ -172,8 +182,8 @@ def test_no_generation_ever_holds_pages_that_disagree(fetches: list[Fetch]) -> N
         )
         before = known
         result = filed(known, page, len(state))
-        known = result.directory
-        assert all(agree(one, other) for one in known.pages for other in known.pages)
+        known = result.listing_index
+        assert all(agrees(one, other) for one in known.pages for other in known.pages)
         if result.outcome == "older":
             assert known == before
         else:
@@ -185,16 +195,16 @@ def test_no_generation_ever_holds_pages_that_disagree(fetches: list[Fetch]) -> N
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    known: Directory | None = None
+    known: ListingIndex | None = None
     for number in range(700):
-        known = filed(known, shown("x" * 10, number * 10, began=number), 9000).directory
+        known = filed(known, shown("x" * 10, number * 10, began=number), 9000).listing_index
     assert known is not None
     assert len(known.pages) <= 512
     assert sum(len(page.ids) for page in known.pages) <= 16_384 * ID_BYTES
     assert max(page.started for page in known.pages) == NOW + 699
 
 
-BOTH = filed(FIRST, shown("klmnopqrst", 10, began=5)).directory
+BOTH = filed(FIRST, shown("klmnopqrst", 10, began=5)).listing_index
 """Two pages, whose fetches began at 0 and at 5."""
 
 
@@ -214,9 +224,9 @@ BOTH = filed(FIRST, shown("klmnopqrst", 10, began=5)).directory
     ],
 )
 def test_a_fetch_leaves_of_a_directory_what_it_does_not_contradict(
-    page: Sight, total: int | None, left: tuple[int, ...] | None
+    page: PageRecord, total: int | None, left: tuple[int, ...] | None
 ) -> None:
-    found = after(BOTH, page, total)
+    found = without_contradicted(BOTH, page, total)
     assert (None if found is None else tuple(sorted(seen.offset for seen in found.pages))) == left
     if left == (0, 10):
         assert found is BOTH
@@ -239,13 +249,15 @@ def test_a_fetch_leaves_of_a_directory_what_it_does_not_contradict(
         (shown("uvw", 20, began=4), None, True),
     ],
 )
-def test_a_directory_that_knows_a_later_fetch_precedes_a_page(page: Sight, total: int | None, expected: bool) -> None:
-    assert precedes(page, total, BOTH) == expected
+def test_a_directory_that_knows_a_later_fetch_precedes_a_page(
+    page: PageRecord, total: int | None, expected: bool
+) -> None:
+    assert is_superseded(page, total, BOTH) == expected
 
 
 def test_a_page_contradicts_the_latest_of_the_pages_that_it_differs_from() -> None:
-    early = filed(None, shown("abcdefghij")).directory
-    known = filed(early, shown("efghijklmn", 4, began=5)).directory
+    early = filed(None, shown("abcdefghij")).listing_index
+    known = filed(early, shown("efghijklmn", 4, began=5)).listing_index
     assert not contradicts(known, shown("XXXXXXXXXX", 2, began=3), 20)  # of an older state than the page of 5
     assert contradicts(known, shown("XXXXXXXXXX", 2, began=6), 20)
     assert filed(known, shown("XXXXXXXXXX", 2, began=3)).outcome == "older"
@@ -255,7 +267,7 @@ def test_a_page_contradicts_the_latest_of_the_pages_that_it_differs_from() -> No
 def test_the_latest_agreeing_fetch_confirms_the_total() -> None:
     assert (BOTH.since, BOTH.confirmed) == (NOW, NOW + 5)
     assert filed(BOTH, shown("uvw", 20, began=4), 21).outcome == "older"
-    earlier = filed(BOTH, shown("klmno", 10, limit=5, began=-3)).directory
+    earlier = filed(BOTH, shown("klmno", 10, limit=5, began=-3)).listing_index
     assert (earlier.since, earlier.confirmed) == (NOW - 3, NOW + 5)
 
 
@@ -273,9 +285,9 @@ def test_a_page_is_left_out_if_its_fetch_began_before_a_moment() -> None:
 
 
 def test_revisions_grow_even_if_the_directory_before_was_lost() -> None:
-    again = file(FIRST, shown("abcdefghij", began=1), 20, listing="l", epoch="e", now=NOW - 100).directory
+    again = record(FIRST, shown("abcdefghij", began=1), 20, listing="l", epoch="e", now=NOW - 100).listing_index
     assert again.revision == FIRST.revision + 1
-    lost = file(None, shown("abcdefghij", began=1), 20, listing="l", epoch="e", now=NOW + 1).directory
+    lost = record(None, shown("abcdefghij", began=1), 20, listing="l", epoch="e", now=NOW + 1).listing_index
     assert lost.revision > again.revision
 
 
@@ -286,7 +298,7 @@ def test_a_first_generation_is_named_after_the_time_of_its_fetch_too() -> None:
 def test_the_epoch_the_listing_and_the_one_before_go_into_the_name_of_a_generation() -> None:
     page = shown("abcdefghij", began=9)
     names = {
-        file(known, page, 21, listing=listing, epoch=epoch, now=NOW).generation
+        record(known, page, 21, listing=listing, epoch=epoch, now=NOW).generation
         for known, listing, epoch in (
             (FIRST, "l", "e"), (structs.replace(FIRST, generation="x"), "l", "e"), (None, "l", "e"), (None, "m", "e"),
             (None, "l", "f"),

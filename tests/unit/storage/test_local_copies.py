@@ -7,10 +7,10 @@ from entries import Facts, address, candidate
 from hand_clock import HandClock
 from msgspec import structs
 
-from gateway.storage.base import Candidate, Kept, Shelf, filed
-from gateway.storage.listing_index import Directory
-from gateway.storage.local_copies import Copies
-from gateway.storage.memory import Shelves
+from gateway.storage.base import FetchedEntry, PutResult, StoreResult, record_page
+from gateway.storage.listing_index import ListingIndex
+from gateway.storage.local_copies import LocalCopies
+from gateway.storage.memory import LocalPages
 from gateway.storage.redis.store import InvalidationMessage
 from gateway.storage.validity import Standing, Validity
 
@@ -25,29 +25,29 @@ class Replica:
     def __init__(self) -> None:
         self.clock = HandClock()
         self.validity = Validity(max_age=5.0, clock=self.clock)
-        self.near = Shelves(1_000_000, Facts())
-        self.copies = Copies(self.near, self.validity, name="alone", clock=self.clock)
+        self.near = LocalPages(1_000_000, Facts())
+        self.copies = LocalCopies(self.near, self.validity, name="alone", clock=self.clock)
         self.validity.begin_session(self.clock.monotonic())
         self.clock.skip(0.01)
 
-    def page(self, shows: str = "abcdefghij", *, at: int = 0, total: int = 30, began: float = 0.0) -> Candidate:
+    def page(self, shows: str = "abcdefghij", *, at: int = 0, total: int = 30, began: float = 0.0) -> FetchedEntry:
         """A page whose fetch began so many seconds from now."""
         return candidate(address(offset=at), now=self.clock.now(), started=began, total=total, shows=shows)
 
-    def stored(self, page: Candidate, known: Directory | None = None) -> Kept:
+    def stored(self, page: FetchedEntry, known: ListingIndex | None = None) -> PutResult:
         """The page as Redis stores it after a directory."""
-        result, entry = filed(address(offset=page.sight.offset), known, page, EPOCH, self.clock.now())
-        return Kept(entry, "kept", result.directory)
+        result, entry = record_page(address(offset=page.record.offset), known, page, EPOCH, self.clock.now())
+        return PutResult(entry, "kept", result.listing_index)
 
-    def adopt(self, kept: Kept, at: int = 0) -> Directory | None:
+    def adopt(self, kept: PutResult, at: int = 0) -> ListingIndex | None:
         """Take what Redis answers at once."""
         proof = self.validity.proof()
-        assert kept.directory is not None
-        return self.copies.adopt(address(offset=at), kept.directory, kept.entry, proof)
+        assert kept.listing_index is not None
+        return self.copies.adopt(address(offset=at), kept.listing_index, kept.entry, proof)
 
-    def told(self, kept: Kept) -> InvalidationMessage:
+    def told(self, kept: PutResult) -> InvalidationMessage:
         """The message that the page was stored."""
-        entry, directory = kept.entry, kept.directory
+        entry, directory = kept.entry, kept.listing_index
         assert directory is not None
         [seen] = [page for page in directory.pages if page.started == entry.started]
         where = address(offset=seen.offset)
@@ -57,13 +57,13 @@ class Replica:
         )  # fmt: skip
 
     def standing(self) -> Standing | None:
-        known = self.copies.known(FIRST)
+        known = self.copies.listing(FIRST)
         return None if known is None else known.standing
 
-    def keep(self, page: Candidate, *, ago: float = 0.0) -> Kept:
+    def keep(self, page: FetchedEntry, *, ago: float = 0.0) -> PutResult:
         """Keep a page without Redis, whose fetch was sent so many seconds ago."""
         proof = self.validity.proof()._replace(at=self.clock.monotonic() - ago)
-        return self.copies.keep(address(offset=page.sight.offset), page, EPOCH, proof)
+        return self.copies.put(address(offset=page.record.offset), page, EPOCH, proof)
 
 
 @pytest.fixture
@@ -75,57 +75,57 @@ def test_a_reply_that_a_purge_has_overtaken_is_not_adopted(replica: Replica) -> 
     kept, proof = replica.stored(replica.page()), replica.validity.proof()
     replica.clock.skip(0.01)
     replica.copies.purge("a1", soft=False)
-    assert kept.directory is not None
-    assert replica.copies.adopt(FIRST, kept.directory, kept.entry, proof) is None
+    assert kept.listing_index is not None
+    assert replica.copies.adopt(FIRST, kept.listing_index, kept.entry, proof) is None
     assert replica.standing() is None
 
 
 def test_a_reply_that_the_end_of_its_generation_has_overtaken_is_not_adopted(replica: Replica) -> None:
     kept, proof = replica.stored(replica.page()), replica.validity.proof()
     replica.clock.skip(0.01)
-    replica.copies.end(FIRST.listing)
-    assert kept.directory is not None
-    assert replica.copies.adopt(FIRST, kept.directory, kept.entry, proof) is None
+    replica.copies.end_generation(FIRST.listing)
+    assert kept.listing_index is not None
+    assert replica.copies.adopt(FIRST, kept.listing_index, kept.entry, proof) is None
 
 
 def test_a_reply_that_a_message_of_another_generation_has_overtaken_is_not_adopted(replica: Replica) -> None:
     kept, proof = replica.stored(replica.page()), replica.validity.proof()
-    later = replica.stored(replica.page(total=31, began=0.1), kept.directory)
+    later = replica.stored(replica.page(total=31, began=0.1), kept.listing_index)
     replica.clock.skip(0.01)
     replica.copies.note_page(replica.told(later))
-    assert kept.directory is not None
-    assert replica.copies.adopt(FIRST, kept.directory, kept.entry, proof) is None
-    assert not replica.copies.stands(FIRST, Shelf(EPOCH, kept.directory, kept.entry, proof=proof))
+    assert kept.listing_index is not None
+    assert replica.copies.adopt(FIRST, kept.listing_index, kept.entry, proof) is None
+    assert not replica.copies.is_current(FIRST, StoreResult(EPOCH, kept.listing_index, kept.entry, proof=proof))
 
 
 def test_a_reply_that_is_newer_than_the_message_which_overtakes_it_is_adopted(replica: Replica) -> None:
     first = replica.stored(replica.page())
-    later, proof = replica.stored(replica.page(total=31, began=0.1), first.directory), replica.validity.proof()
+    later, proof = replica.stored(replica.page(total=31, began=0.1), first.listing_index), replica.validity.proof()
     replica.clock.skip(0.01)
     replica.copies.note_page(replica.told(first))
-    assert later.directory is not None
-    assert replica.copies.adopt(FIRST, later.directory, later.entry, proof) == later.directory
-    assert replica.copies.stands(FIRST, Shelf(EPOCH, later.directory, later.entry, proof=proof))
+    assert later.listing_index is not None
+    assert replica.copies.adopt(FIRST, later.listing_index, later.entry, proof) == later.listing_index
+    assert replica.copies.is_current(FIRST, StoreResult(EPOCH, later.listing_index, later.entry, proof=proof))
 
 
 def test_a_message_of_a_newer_fetch_of_one_page_leaves_the_others_of_a_reply(replica: Replica) -> None:
     first = replica.stored(replica.page())
     both, proof = (
-        replica.stored(replica.page("klmnopqrst", at=10, began=0.1), first.directory),
+        replica.stored(replica.page("klmnopqrst", at=10, began=0.1), first.listing_index),
         replica.validity.proof(),
     )
-    again = replica.stored(replica.page(began=0.2), both.directory)
+    again = replica.stored(replica.page(began=0.2), both.listing_index)
     replica.clock.skip(0.01)
     replica.copies.note_page(replica.told(again))
-    assert both.directory is not None
-    adopted = replica.copies.adopt(SECOND, both.directory, both.entry, proof)
+    assert both.listing_index is not None
+    adopted = replica.copies.adopt(SECOND, both.listing_index, both.entry, proof)
     assert adopted is not None
     assert [page.offset for page in adopted.pages] == [10]
 
 
 def test_a_message_of_another_generation_ends_the_copy(replica: Replica) -> None:
     kept = replica.stored(replica.page())
-    later = replica.stored(replica.page(total=31, began=0.1), kept.directory)
+    later = replica.stored(replica.page(total=31, began=0.1), kept.listing_index)
     replica.adopt(kept)
     seal = replica.validity.validity_tokens.issue("a1")
     replica.clock.skip(0.01)
@@ -136,7 +136,7 @@ def test_a_message_of_another_generation_ends_the_copy(replica: Replica) -> None
 
 def test_a_message_that_is_older_than_the_copy_leaves_it(replica: Replica) -> None:
     kept = replica.stored(replica.page())
-    later = replica.stored(replica.page(total=31, began=0.1), kept.directory)
+    later = replica.stored(replica.page(total=31, began=0.1), kept.listing_index)
     replica.adopt(later)
     replica.clock.skip(0.01)
     replica.copies.note_page(replica.told(kept))
@@ -145,45 +145,45 @@ def test_a_message_that_is_older_than_the_copy_leaves_it(replica: Replica) -> No
 
 def test_a_message_of_a_newer_fetch_drops_that_page_alone(replica: Replica) -> None:
     first = replica.stored(replica.page())
-    both = replica.stored(replica.page("klmnopqrst", at=10, began=0.1), first.directory)
-    again = replica.stored(replica.page(began=0.2), both.directory)
+    both = replica.stored(replica.page("klmnopqrst", at=10, began=0.1), first.listing_index)
+    again = replica.stored(replica.page(began=0.2), both.listing_index)
     replica.adopt(first)
     replica.adopt(both, 10)
     replica.clock.skip(0.01)
     replica.copies.note_page(replica.told(again))
-    known = replica.copies.known(FIRST)
+    known = replica.copies.listing(FIRST)
     assert known is not None
     assert known.standing is Standing.VALID
-    assert [page.offset for page in known.directory.pages] == [10]
+    assert [page.offset for page in known.listing_index.pages] == [10]
     assert replica.near.entry(FIRST.page, EPOCH, replica.clock.now()) is None
     assert replica.near.entry(SECOND.page, EPOCH, replica.clock.now()) is not None
 
 
 def test_an_older_reply_does_not_replace_a_newer_copy(replica: Replica) -> None:
     first = replica.stored(replica.page())
-    later = replica.stored(replica.page(total=31, began=0.1), first.directory)
-    both = replica.stored(replica.page("klmnopqrst", at=10, total=31, began=0.2), later.directory)
+    later = replica.stored(replica.page(total=31, began=0.1), first.listing_index)
+    both = replica.stored(replica.page("klmnopqrst", at=10, total=31, began=0.2), later.listing_index)
     replica.adopt(both, 10)
     assert replica.adopt(first) is None
-    assert replica.adopt(later) == both.directory
-    known = replica.copies.known(FIRST)
+    assert replica.adopt(later) == both.listing_index
+    known = replica.copies.listing(FIRST)
     assert known is not None
-    assert known.directory == both.directory
+    assert known.listing_index == both.listing_index
 
 
 def test_an_entry_that_the_directory_does_not_know_is_not_listed(replica: Replica) -> None:
     first = replica.stored(replica.page())
-    again = replica.stored(replica.page(began=0.1), first.directory)
-    assert first.directory is not None
-    assert again.directory is not None
+    again = replica.stored(replica.page(began=0.1), first.listing_index)
+    assert first.listing_index is not None
+    assert again.listing_index is not None
     replica.near.put_entry(first.entry)
-    assert replica.copies.listed(FIRST, again.directory) is None
-    assert replica.copies.listed(FIRST, first.directory) == first.entry
+    assert replica.copies.listed_entry(FIRST, again.listing_index) is None
+    assert replica.copies.listed_entry(FIRST, first.listing_index) == first.entry
 
 
 def test_an_older_entry_does_not_replace_a_newer_one(replica: Replica) -> None:
     first = replica.stored(replica.page())
-    again = replica.stored(replica.page(began=0.1), first.directory)
+    again = replica.stored(replica.page(began=0.1), first.listing_index)
     for kept in (again, first):
         replica.copies.put_newer(kept.entry)
     assert replica.near.entry(FIRST.page, EPOCH, replica.clock.now()) == again.entry
@@ -191,16 +191,16 @@ def test_an_older_entry_does_not_replace_a_newer_one(replica: Replica) -> None:
 
 def test_a_fetch_without_redis_proves_its_own_page_and_no_other(replica: Replica) -> None:
     first = replica.stored(replica.page())
-    both = replica.stored(replica.page("klmnopqrst", at=10), first.directory)
+    both = replica.stored(replica.page("klmnopqrst", at=10), first.listing_index)
     replica.adopt(first)
     replica.adopt(both, 10)
     replica.validity.end_session()
     replica.clock.skip(4.0)
     assert replica.keep(replica.page(began=0.0)).outcome == "kept"
     replica.clock.skip(2.0)  # the proof of the session has ended, and that of the fetch has not
-    known = replica.copies.known(FIRST)
+    known = replica.copies.listing(FIRST)
     assert known is not None
-    assert [page.offset for page in known.directory.pages] == [0]
+    assert [page.offset for page in known.listing_index.pages] == [0]
     assert not known.checked
 
 
@@ -231,13 +231,13 @@ def test_a_page_without_redis_gives_way_to_a_later_fetch_in_memory(replica: Repl
 def test_a_page_without_redis_gives_way_to_a_later_fetch_that_redis_was_not_told_of(
     replica: Replica, later: dict[str, object]
 ) -> None:
-    replica.copies.saw(FIRST, replica.page(**later), replica.validity.proof())  # type: ignore[arg-type]
+    replica.copies.note_fetch(FIRST, replica.page(**later), replica.validity.proof())  # type: ignore[arg-type]
     replica.clock.skip(0.3)
     assert replica.keep(replica.page(began=-1.0), ago=1.0).outcome == "older"
 
 
 def test_a_page_without_redis_does_not_give_way_to_another_part_of_the_same_list(replica: Replica) -> None:
-    replica.copies.saw(SECOND, replica.page("klmnopqrst", at=10), replica.validity.proof())
+    replica.copies.note_fetch(SECOND, replica.page("klmnopqrst", at=10), replica.validity.proof())
     replica.clock.skip(0.3)
     assert replica.keep(replica.page(began=-1.0), ago=1.0).outcome == "kept"
 
@@ -252,8 +252,8 @@ def test_a_generation_that_continues_in_one_process_has_a_name_of_its_own(replic
     first = replica.stored(replica.page())
     replica.adopt(first)
     kept = replica.keep(replica.page("klmnopqrst", at=10))
-    assert kept.directory is not None
-    assert kept.directory.generation != first.entry.generation == kept.directory.shared
+    assert kept.listing_index is not None
+    assert kept.listing_index.generation != first.entry.generation == kept.listing_index.shared
 
 
 def test_what_is_not_valid_is_not_continued_without_redis(replica: Replica) -> None:
@@ -262,8 +262,8 @@ def test_what_is_not_valid_is_not_continued_without_redis(replica: Replica) -> N
     replica.copies.purge("a1", soft=True)
     replica.clock.skip(0.01)
     kept = replica.keep(replica.page("klmnopqrst", at=10))
-    assert kept.directory is not None
-    assert [page.offset for page in kept.directory.pages] == [10]
+    assert kept.listing_index is not None
+    assert [page.offset for page in kept.listing_index.pages] == [10]
 
 
 def test_a_fetch_that_shows_another_state_ends_the_copy_and_what_redis_answers_of_before(replica: Replica) -> None:
@@ -271,7 +271,7 @@ def test_a_fetch_that_shows_another_state_ends_the_copy_and_what_redis_answers_o
     replica.adopt(kept)
     seal = replica.validity.validity_tokens.issue("a1")
     replica.clock.skip(1.0)
-    replica.copies.saw(SECOND, replica.page("klmnopqrst", at=10, total=31), replica.validity.proof())
+    replica.copies.note_fetch(SECOND, replica.page("klmnopqrst", at=10, total=31), replica.validity.proof())
     assert replica.standing() is Standing.FALLBACK
     assert seal.broken
     replica.clock.skip(0.01)
@@ -281,36 +281,36 @@ def test_a_fetch_that_shows_another_state_ends_the_copy_and_what_redis_answers_o
 def test_a_page_of_an_ended_copy_is_a_fallback(replica: Replica) -> None:
     replica.validity.end_session()
     replica.keep(replica.page())
-    replica.copies.end(FIRST.listing)
+    replica.copies.end_generation(FIRST.listing)
     assert replica.standing() is Standing.FALLBACK
 
 
 def test_a_page_that_was_fetched_alone_is_stored_if_redis_has_none_that_began_later(replica: Replica) -> None:
     replica.keep(replica.page())
-    held = replica.copies.known(FIRST)
+    held = replica.copies.listing(FIRST)
     assert held is not None
-    mine = replica.copies.listed(FIRST, held.directory)
+    mine = replica.copies.listed_entry(FIRST, held.listing_index)
     assert mine is not None
     for shelf, found in (
-        (Shelf(EPOCH, None, None), True),
-        (Shelf(EPOCH, None, structs.replace(mine, started=mine.started - 1)), True),
-        (Shelf(EPOCH, None, structs.replace(mine, started=mine.started + 1)), False),
-        (Shelf(EPOCH, None, mine), False),
-        (Shelf("another/epoch", None, None), False),
+        (StoreResult(EPOCH, None, None), True),
+        (StoreResult(EPOCH, None, structs.replace(mine, started=mine.started - 1)), True),
+        (StoreResult(EPOCH, None, structs.replace(mine, started=mine.started + 1)), False),
+        (StoreResult(EPOCH, None, mine), False),
+        (StoreResult("another/epoch", None, None), False),
     ):
         assert (replica.copies.fetched_alone(FIRST, shelf) is not None) == found
     replica.clock.step(3600.0)
-    assert replica.copies.fetched_alone(FIRST, Shelf(EPOCH, None, None)) is None
+    assert replica.copies.fetched_alone(FIRST, StoreResult(EPOCH, None, None)) is None
 
 
 def test_messages_that_were_forgotten_are_not_believed_to_have_said_nothing(replica: Replica) -> None:
     first, proof = replica.stored(replica.page()), replica.validity.proof()
-    assert first.directory is not None
+    assert first.listing_index is not None
     message = replica.told(first)
     replica.clock.skip(0.01)
     replica.copies.note_page(message)
-    assert replica.copies.as_of_messages(first.directory, proof) is first.directory
+    assert replica.copies.as_of_messages(first.listing_index, proof) is first.listing_index
     replica.clock.skip(6.0)
     replica.copies.note_page(message)
-    assert replica.copies.as_of_messages(first.directory, proof) is None
-    assert replica.copies.as_of_messages(first.directory, replica.validity.proof()) is first.directory
+    assert replica.copies.as_of_messages(first.listing_index, proof) is None
+    assert replica.copies.as_of_messages(first.listing_index, replica.validity.proof()) is first.listing_index

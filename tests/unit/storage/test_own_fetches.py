@@ -9,10 +9,10 @@ from entries import Facts, address, candidate
 
 from gateway.core.clock import SystemClock
 from gateway.core.query import Address
-from gateway.storage.base import Candidate, filed
-from gateway.storage.listing_index import Directory
-from gateway.storage.local_copies import Copies
-from gateway.storage.memory import Shelves
+from gateway.storage.base import FetchedEntry, record_page
+from gateway.storage.listing_index import ListingIndex
+from gateway.storage.local_copies import LocalCopies
+from gateway.storage.memory import LocalPages
 from gateway.storage.validity import Proof, Validity
 
 
@@ -23,24 +23,24 @@ class _Replica:
         self.time = 1000.0
         self.clock = SystemClock(lambda: self.time, lambda: self.time)
         self.validity = Validity(max_age=5.0, clock=self.clock)
-        self.copies = Copies(Shelves(1 << 20, Facts()), self.validity, name="alone", clock=self.clock)
+        self.copies = LocalCopies(LocalPages(1 << 20, Facts()), self.validity, name="alone", clock=self.clock)
 
-    def fetch(self, where: Address, *, total: int = 100, shows: str = "", body: bytes = b"{}") -> Candidate:
+    def fetch(self, where: Address, *, total: int = 100, shows: str = "", body: bytes = b"{}") -> FetchedEntry:
         self.time += 1.0
         return candidate(where, now=self.clock.now(), total=total, shows=shows, body=body)
 
-    def see(self, where: Address, *, total: int = 100, shows: str = "") -> tuple[Candidate, Proof]:
+    def see(self, where: Address, *, total: int = 100, shows: str = "") -> tuple[FetchedEntry, Proof]:
         """Fetch a page that Redis is not told of."""
         proof = self.validity.proof()._replace(at=self.clock.monotonic() + 1.0)
         fetched = self.fetch(where, total=total, shows=shows)
-        self.copies.saw(where, fetched, proof)
+        self.copies.note_fetch(where, fetched, proof)
         return fetched, proof
 
-    def stored(self, *fetches: tuple[Address, Candidate]) -> Directory:
+    def stored(self, *fetches: tuple[Address, FetchedEntry]) -> ListingIndex:
         """Store pages one after another, as Redis does."""
         known = None
         for where, fetched in fetches:
-            known = filed(where, known, fetched, "p", self.clock.now())[0].directory
+            known = record_page(where, known, fetched, "p", self.clock.now())[0].listing_index
         assert known is not None
         return known
 
@@ -48,7 +48,7 @@ class _Replica:
 FIRST, SECOND = address(), address(offset=10)
 
 
-def offsets(directory: Directory | None) -> list[int]:
+def offsets(directory: ListingIndex | None) -> list[int]:
     return [] if directory is None else sorted(page.offset for page in directory.pages)
 
 
@@ -128,7 +128,7 @@ def test_pages_of_every_listing_from_before_too_many_own_fetches_are_not_taken()
     before = replica.stored(first)
     replica.see(FIRST, total=101)
     for number in range(10_000):
-        replica.copies.saw(address(f"b{number}"), first[1], replica.validity.proof())
+        replica.copies.note_fetch(address(f"b{number}"), first[1], replica.validity.proof())
     assert replica.copies.as_of_fetches(before) is None
     later = replica.stored((FIRST, replica.fetch(FIRST)))
     assert replica.copies.as_of_fetches(later) is later
@@ -139,9 +139,9 @@ def test_a_page_from_before_a_forgotten_own_fetch_is_not_kept_in_memory() -> Non
     late, proof = replica.fetch(FIRST), replica.validity.proof()
     for number in range(129):
         replica.see(address(offset=20 + 10 * number))
-    assert replica.copies.keep(FIRST, late, "p", proof).outcome == "older"
+    assert replica.copies.put(FIRST, late, "p", proof).outcome == "older"
     fresh, proof = replica.fetch(FIRST), replica.validity.proof()
-    assert replica.copies.keep(FIRST, fresh, "p", proof).outcome == "kept"
+    assert replica.copies.put(FIRST, fresh, "p", proof).outcome == "kept"
 
 
 def test_own_fetches_take_no_memory_for_their_bodies() -> None:
@@ -150,7 +150,7 @@ def test_own_fetches_take_no_memory_for_their_bodies() -> None:
     try:
         for number in range(200):
             where = address(f"b{number}")
-            replica.copies.saw(where, replica.fetch(where, body=bytes(100_000)), replica.validity.proof())
+            replica.copies.note_fetch(where, replica.fetch(where, body=bytes(100_000)), replica.validity.proof())
         assert tracemalloc.get_traced_memory()[0] < 1_000_000
     finally:
         tracemalloc.stop()

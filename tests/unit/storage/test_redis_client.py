@@ -20,16 +20,16 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from gateway.config.store_url import parse
 from gateway.core.errors import StoreDown
 from gateway.storage.redis.client import close, connect
-from gateway.storage.redis.commands import RedisCalls
+from gateway.storage.redis.commands import RedisCommands
 from gateway.storage.redis.credentials import StoreCredentials
 from gateway.storage.redis.permissions import code
 
 
 @pytest.mark.parametrize("leases", [0, 1, 2, 3, 5, 8, 13, 21, 34, 55])
 async def test_closing_while_connections_are_opened_leaves_none_open(real_redis: RealRedis, leases: int) -> None:
-    calls = RedisCalls(connect(real_redis.url, 1.0), timeout=1.0, clock=SteeredClock(), emit=Facts())
+    calls = RedisCommands(connect(real_redis.url, 1.0), timeout=1.0, clock=SteeredClock(), emit=Facts())
 
-    async def get(name: str, calls: RedisCalls = calls) -> None:
+    async def get(name: str, calls: RedisCommands = calls) -> None:
         with suppress(StoreDown):
             await calls.run("get", lambda client: client.get(name))
 
@@ -55,7 +55,7 @@ def test_command_is_sent_again_when_its_idle_connection_was_reset_on_uvloop(real
         relay = FaultyRelay(real_redis.port)
         await relay.start()
         client: Any = connect(f"redis://127.0.0.1:{relay.port}/0", 5.0)
-        calls = RedisCalls(client, timeout=5.0, clock=SteeredClock(), emit=Facts())
+        calls = RedisCommands(client, timeout=5.0, clock=SteeredClock(), emit=Facts())
         try:
             await calls.ping()  # which waits for the check of what Redis permits
             idle = client.connection_pool._available_connections

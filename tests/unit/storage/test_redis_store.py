@@ -16,9 +16,9 @@ from redis.asyncio import Redis
 
 from gateway.core.errors import StoreDown
 from gateway.core.events import CorruptValue, RedisAvailabilityChanged, RedisCommand
-from gateway.storage.base import Kept
+from gateway.storage.base import PutResult
 from gateway.storage.redis.client import BadStoreUrl, Connections, connect
-from gateway.storage.redis.commands import RedisCalls
+from gateway.storage.redis.commands import RedisCommands
 from gateway.storage.redis.store import RedisStore
 
 HERE = address()
@@ -50,18 +50,18 @@ async def raw(real_redis: RealRedis) -> AsyncIterator[Any]:
 @pytest.fixture
 async def calls(
     real_redis: RealRedis, connections: Connections, clock: SteeredClock, facts: Facts
-) -> AsyncIterator[RedisCalls]:
+) -> AsyncIterator[RedisCommands]:
     client = connect(real_redis.url, REDIS_TIMEOUT, connections)
-    made = RedisCalls(client, timeout=REDIS_TIMEOUT, clock=clock, emit=facts)
+    made = RedisCommands(client, timeout=REDIS_TIMEOUT, clock=clock, emit=facts)
     await made.ping()
     yield made
     await made.close()
 
 
 @pytest.fixture
-async def store(calls: RedisCalls, connections: Connections, clock: SteeredClock, facts: Facts) -> RedisStore:
+async def store(calls: RedisCommands, connections: Connections, clock: SteeredClock, facts: Facts) -> RedisStore:
     made = RedisStore(calls, connections, prefix="test", clock=clock, emit=facts)
-    await made.look_up(HERE)
+    await made.get(HERE)
     return made
 
 
@@ -70,9 +70,9 @@ async def everything(raw: Any) -> str:
     return f"test:1:epoch:{(await raw.info('server'))['run_id']}"
 
 
-async def keep(store: RedisStore, clock: SteeredClock, **shown: Any) -> Kept:
-    epoch = (await store.look_up(HERE)).epoch
-    return await store.keep(HERE, candidate(HERE, now=clock.now(), **shown), epoch)
+async def keep(store: RedisStore, clock: SteeredClock, **shown: Any) -> PutResult:
+    epoch = (await store.get(HERE)).epoch
+    return await store.put(HERE, candidate(HERE, now=clock.now(), **shown), epoch)
 
 
 async def test_keys_start_with_prefix_and_version_hold_the_aoi_in_a_hash_tag_and_expire(
@@ -100,11 +100,11 @@ async def test_an_epoch_that_redis_lost_is_a_miss_and_a_lost_directory_no_answer
 ) -> None:
     await keep(store, clock)
     await raw.delete(lost or await everything(raw))
-    shelf = await store.look_up(HERE)
-    assert not shelf.current
+    shelf = await store.get(HERE)
+    assert not shelf.is_current
     assert (shelf.entry is None) == (not lost.endswith("all"))
     assert (await keep(store, clock, started=1)).outcome == "kept"
-    assert (await store.look_up(HERE)).current
+    assert (await store.get(HERE)).is_current
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"\x80\x04K\x01.", b"pxgw", b"pxgw\x01" + b"\0" * 40])
@@ -114,8 +114,8 @@ async def test_a_value_from_elsewhere_is_a_miss_and_counted(
     for name in (NAME, "test:1:{a1}:list:s:all"):
         facts.clear()
         await raw.set(name, data)
-        shelf = await store.look_up(HERE)
-        assert (shelf.entry, shelf.directory) == (None, None)
+        shelf = await store.get(HERE)
+        assert (shelf.entry, shelf.listing_index) == (None, None)
         assert any(isinstance(fact, CorruptValue) for fact in facts)
     assert (await keep(store, SteeredClock())).outcome == "kept"  # and overwritten
 
@@ -124,7 +124,7 @@ async def test_a_value_of_another_format_version_is_left_alone_until_it_is_overw
     store: RedisStore, raw: Any, facts: Facts
 ) -> None:
     await raw.set(NAME, b"pxgw\x02 something newer")
-    assert (await store.look_up(HERE)).entry is None
+    assert (await store.get(HERE)).entry is None
     assert not [fact for fact in facts if isinstance(fact, CorruptValue)]
 
 
@@ -135,14 +135,14 @@ async def test_every_flipped_bit_and_every_cut_is_a_miss(store: RedisStore, raw:
         flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
         for spoilt in (flipped, whole[:place]):
             await raw.set(NAME, spoilt)
-            assert (await store.look_up(HERE)).entry is None
+            assert (await store.get(HERE)).entry is None
 
 
 async def test_another_pages_value_is_a_miss(store: RedisStore, raw: Any, clock: SteeredClock) -> None:
     await keep(store, clock)
     there = address(offset=10)
     await raw.set(f"test:1:{there.page}", await raw.get(NAME))
-    assert (await store.look_up(there)).entry is None
+    assert (await store.get(there)).entry is None
 
 
 async def test_a_value_of_another_type_is_a_miss_counted_and_overwritten(
@@ -150,21 +150,21 @@ async def test_a_value_of_another_type_is_a_miss_counted_and_overwritten(
 ) -> None:
     await raw.lpush(NAME, "x")
     await raw.lpush("test:1:{a1}:list:s:all", "x")
-    assert (await store.look_up(HERE)).entry is None
+    assert (await store.get(HERE)).entry is None
     kept = await keep(store, clock)
     assert CorruptValue("not a string") in facts
-    assert (await store.look_up(HERE)).entry == kept.entry
+    assert (await store.get(HERE)).entry == kept.entry
 
 
 async def test_a_stopped_server_costs_one_timeout_and_after_five_nothing(
-    store: RedisStore, calls: RedisCalls, real_redis: RealRedis, facts: Facts
+    store: RedisStore, calls: RedisCommands, real_redis: RealRedis, facts: Facts
 ) -> None:
     async def seconds_for_nothing() -> float | None:
         """What a look-up in vain costs; None if nothing was sent."""
         sent = facts.count_of(RedisCommand)
         began = time.monotonic()
         with pytest.raises(StoreDown):
-            await store.look_up(HERE)
+            await store.get(HERE)
         return time.monotonic() - began if facts.count_of(RedisCommand) > sent else None
 
     real_redis.signal(signal.SIGSTOP)
@@ -187,17 +187,17 @@ async def test_a_stopped_server_costs_one_timeout_and_after_five_nothing(
         real_redis.signal(signal.SIGCONT)
     calls._timeout = REDIS_TIMEOUT
     await calls.ping()
-    assert (await store.look_up(HERE)).entry is None
+    assert (await store.get(HERE)).entry is None
     assert [fact.up for fact in facts if isinstance(fact, RedisAvailabilityChanged)] == [True, False, True]
 
 
 async def test_a_killed_server_is_down_and_used_again_when_it_is_back(
-    store: RedisStore, calls: RedisCalls, real_redis: RealRedis, clock: SteeredClock
+    store: RedisStore, calls: RedisCommands, real_redis: RealRedis, clock: SteeredClock
 ) -> None:
-    epoch = (await store.look_up(HERE)).epoch
+    epoch = (await store.get(HERE)).epoch
     real_redis.kill()
     with pytest.raises(StoreDown):
-        await store.keep(HERE, candidate(HERE, now=clock.now()), epoch)
+        await store.put(HERE, candidate(HERE, now=clock.now()), epoch)
     with pytest.raises(StoreDown):
         await store.purge(None)
     assert calls.gone  # its port refuses
@@ -205,7 +205,7 @@ async def test_a_killed_server_is_down_and_used_again_when_it_is_back(
     await calls.ping()
     await store.epochs.beat()
     kept = await keep(store, clock)
-    assert (await store.look_up(HERE)).entry == kept.entry
+    assert (await store.get(HERE)).entry == kept.entry
 
 
 async def test_a_value_of_a_newer_format_version_is_not_overwritten(
@@ -218,18 +218,18 @@ async def test_a_value_of_a_newer_format_version_is_not_overwritten(
 
 
 async def test_a_server_that_restarts_from_an_old_dump_brings_nothing_back(
-    store: RedisStore, raw: Any, real_redis: RealRedis, calls: RedisCalls, clock: SteeredClock
+    store: RedisStore, raw: Any, real_redis: RealRedis, calls: RedisCommands, clock: SteeredClock
 ) -> None:
     await keep(store, clock)
     await raw.save()
     await store.purge("a1")
-    assert (await store.look_up(HERE)).entry is None
+    assert (await store.get(HERE)).entry is None
     real_redis.kill()
     real_redis.start()  # with what it knew before the purge
     await calls.ping()  # the connection that broke is replaced
-    assert (await store.look_up(HERE)).entry is None
+    assert (await store.get(HERE)).entry is None
     kept = await keep(store, clock, started=1)
-    assert (await store.look_up(HERE)).entry == kept.entry
+    assert (await store.get(HERE)).entry == kept.entry
 
 
 @pytest.mark.parametrize("name", ["", "test:1:{a1}:epoch"])
@@ -240,7 +240,7 @@ async def test_an_epoch_of_another_type_is_made_anew(
     await raw.delete(name)
     await raw.lpush(name, "x")
     kept = await keep(store, clock)
-    assert (await store.look_up(HERE)).entry == kept.entry
+    assert (await store.get(HERE)).entry == kept.entry
 
 
 @pytest.mark.parametrize(
@@ -254,11 +254,11 @@ async def test_a_peer_that_is_no_redis_is_down(clock: SteeredClock, facts: Facts
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        calls = RedisCalls(connect(f"redis://127.0.0.1:{port}", 0.05), timeout=0.05, clock=clock, emit=facts)
+        calls = RedisCommands(connect(f"redis://127.0.0.1:{port}", 0.05), timeout=0.05, clock=clock, emit=facts)
         store = RedisStore(calls, Connections(), prefix="test", clock=clock, emit=facts)
         for _ in range(3):
             with pytest.raises(StoreDown):
-                await store.look_up(HERE)
+                await store.get(HERE)
             with pytest.raises(StoreDown):
                 await store.purge(None)
         assert not calls.gone
@@ -270,7 +270,7 @@ async def test_a_full_server_still_reads(store: RedisStore, raw: Any, clock: Ste
     await raw.config_set("maxmemory", "1")
     with pytest.raises(StoreDown):
         await keep(store, clock, started=1)
-    assert (await store.look_up(HERE)).entry == kept.entry
+    assert (await store.get(HERE)).entry == kept.entry
     assert [fact.up for fact in facts if isinstance(fact, RedisAvailabilityChanged)] == [True]
 
 

@@ -21,7 +21,7 @@ from virtual_time import VirtualTimeLoop
 from gateway.config.options import TeamOptions
 from gateway.core.errors import LimitReached, StoreDown
 from gateway.core.token_bucket import TokenBucket
-from gateway.storage.redis.shared_budgets import SharedBuckets
+from gateway.storage.redis.shared_budgets import RedisBuckets
 from gateway.teams.budgets import Budgets
 
 _PREFIXES = count()
@@ -145,7 +145,7 @@ def play(
     async def scene() -> Team:
         far = FarRedis(client, loop, delays, random.Random(seed))
         options = {"team": TeamOptions(rate=rate, burst=burst, miss_rate=rate, miss_burst=burst)}
-        shared = SharedBuckets(far, prefix=f"{next(_PREFIXES)}:", timeout=0.05)  # type: ignore[arg-type]
+        shared = RedisBuckets(far, prefix=f"{next(_PREFIXES)}:", timeout=0.05)  # type: ignore[arg-type]
         budgets = [Budgets(options, shared, loop) for _ in range(replicas)]
         team = Team(rate, burst, budgets, loop, far)
         await script(team)
