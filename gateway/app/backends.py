@@ -1,4 +1,4 @@
-"""What a gateway stands on: memory alone, or Redis behind it (`redis_backing`)."""
+"""The store and the shared state of a gateway: in memory, or in Redis (`redis_backend`)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a gateway does for ever besides answering, each in a task of its own.
+"""Supervised background tasks.
 
-Nobody waits for such a task, so that its end would go unseen: it is told, and the part is begun anew.
+No request waits for such a task, so its failure would go unnoticed: it is logged, and the task is started again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Bringing a page: one flight for it in the process, one turn over all replicas, one fetch, and what is kept of it.
+"""Fetch a page: one fetch in this process, one lease over all replicas, one call, and the result stored.
 
-Who waits, for how long, and what a client is given when an request fails is the cache's business.
+`handler` decides how long a client waits, and what it gets if a fetch fails.
 """
 
 from __future__ import annotations

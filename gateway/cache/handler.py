@@ -1,8 +1,8 @@
-"""The request story: look up, decide, and serve, refresh or fetch.
+"""Answer a request for a page: look up, decide, then serve, refresh or fetch.
 
-What there is for a query is found by `windows`, and what may be done with it is decided in `core.policy`. Pages are
-brought by `fetcher`, or by `chunks` where those are wanted. This file only tells in which order, and what a client
-is given when something fails.
+`lookup` finds what is stored, and `policy` decides what may be done with it. `fetcher` fetches pages, and `chunks`
+does so in aligned chunks where `cache.chunk` is set. This module shows the order of the steps, and what a client gets
+if one fails.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What the store has for a query: the page itself, or a window cut from others of its listing.
+"""Find the page of a query in the store, or cut a window from other pages of its listing.
 
-`core.windows` knows how windows are put together, and `core.limits` what was learned of the vendor's limits. This file
-asks the store for what they need: the listing's index tells which pages there are, so that Redis is asked at most
-twice, and not at all where memory has the pages.
+`windows` plans windows and cuts them, with the limits that `page_limits` has learned. The listing's index names the
+pages that there are, so Redis is asked at most twice, and not at all if memory has the pages.
 """
 
 from __future__ import annotations

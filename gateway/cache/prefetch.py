@@ -1,4 +1,4 @@
-"""The next pages for a client that crawls, fetched before it asks for them."""
+"""Fetch the next pages for a client that crawls a listing."""
 
 from __future__ import annotations
 

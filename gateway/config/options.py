@@ -1,8 +1,8 @@
-"""What an operator can set, as frozen values: one class per section of the configuration file.
+"""The options: one frozen class per section of the configuration file.
 
-This file owns names, types, bounds and defaults, and nothing else: reading files and the environment is
-`gateway.settings`, and every module receives only the piece that it uses. Durations are seconds, sizes bytes.
-The field descriptions are the configuration table: the JSON Schema and the README are made from them.
+Names, types, bounds, defaults and descriptions of all settings. `loading` reads them, and every module receives only
+its section. Durations are seconds, sizes bytes. The JSON Schema and the table in the README are generated from the
+fields.
 """
 
 from __future__ import annotations

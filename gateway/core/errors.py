@@ -1,7 +1,7 @@
-"""The exceptions of the gateway, sorted by whose fault they are.
+"""The exceptions of the gateway, sorted by who is at fault: the client, the vendor or the gateway.
 
-Translation happens once, at the seam where a foreign error enters (`upstream`, `stores.redis`). Which status and
-code a client sees for each is the business of `gateway.web.problems` alone.
+Errors of libraries are translated once, where they enter (`upstream`, `storage.redis`). `http.errors` maps the
+exceptions to statuses and codes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What happened, stated once. Metrics and logs are sinks that subscribe to these records in `app`.
+"""Events: what happened, emitted once. Metrics and logs are sinks that subscribe to them in `app.build`.
 
-Tuples rather than dataclasses: several of them are made for every request. Durations are seconds.
+Tuples rather than dataclasses, because several are created for every request. Durations are seconds.
 """
 
 from __future__ import annotations

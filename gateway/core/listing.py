@@ -1,11 +1,9 @@
-"""A vendor page: what it must look like, and what can be told from it.
+"""The vendor's listing: parse a page and its error envelope, and check their form.
 
-This file owns the shape of the vendor's listing (guide page and OpenAPI file of "List Assets for an AOI") and of its
-error envelope. It refuses to know how long anything lives (`policy`) and where it came from (`upstream`).
-
-Only the fields that decide something are decoded; everything else is checked to be JSON and passed on untouched. The
-decoder is stricter than most (no NaN, no byte-order mark, nothing after the value), but it skips unknown strings
-without looking at their UTF-8, and integers without looking at their length: both are checked here.
+The form is that of the guide page and the OpenAPI file of "List Assets for an AOI". Only the fields that decide
+something are decoded; everything else is checked to be JSON and passed on unchanged. The decoder is stricter than most
+(no NaN, no byte-order mark, nothing after the value), but it skips unknown strings without checking their UTF-8, and
+integers without checking their length: both are checked here.
 """
 
 from __future__ import annotations

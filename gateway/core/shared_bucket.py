@@ -1,6 +1,6 @@
 """Decide in one process what a token bucket that several processes share admits.
 
-The bucket itself is in Redis (`gateway.stores.budgets`). A process uses it in one of two ways:
+The bucket itself is in Redis (`storage.redis.shared_budgets`). A process uses it in one of two ways:
 
 - *Exact.* A request waits for one round trip, and Redis decides. All misses are counted like this.
 - *Ahead.* A request is admitted at once and reported to Redis within 20 ms. Requests are counted like this while the

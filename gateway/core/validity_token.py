@@ -1,8 +1,8 @@
-"""Whether what an answer was made of still stands.
+"""Tokens that become invalid with what a prepared response was made of.
 
-Who keeps an answer for later takes the token of its AOI, and looks at it before the answer is given again: a page that
-came or went, a generation that ended, a purge, or a connection to Redis that was made anew breaks it. What a token
-cannot tell is that word from Redis has stopped, because nothing happens then; `until` does.
+A response that is kept for later takes the token of its AOI. A page that is stored or evicted, a generation that ends,
+a purge and a new session with Redis invalidate the token. The end of a session invalidates nothing at the time, so
+responses are used only before `until`.
 """
 
 from __future__ import annotations

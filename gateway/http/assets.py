@@ -36,7 +36,7 @@ class Assets:
         return framed and "/" not in path[len(PREFIX) : -len(SUFFIX)]
 
     async def answer(self, asking: PageRequest, target: Target, context: RequestContext) -> PageResponse | web.Response:
-        """Answer a page request. Raises what `problems` has a line for."""
+        """Answer a page request. Raises what `errors` has a line for."""
         query = parse_assets_query(target.path[len(PREFIX) : -len(SUFFIX)], target.query, self._rules)
         context.aoi_id = query.aoi_id
         team = asking.team
@@ -94,7 +94,7 @@ def _page(asking: PageRequest, query: AssetsQuery, answer: CacheAnswer) -> PageR
 
 def _not_found(answer: CacheAnswer, context: RequestContext) -> web.Response:
     envelope = parse_envelope(answer.entry.body)
-    assert envelope is not None, "only a 404 with an envelope is admitted"  # noqa: S101 - holds by `vendor_answer`
+    assert envelope is not None, "only a 404 with an envelope is admitted"  # noqa: S101 - ensured by `classification`
     response = render(vendor_problem(404, envelope), context.request_id)
     response.headers["Age"] = str(answer.entry.age(answer.now))
     response.headers["Cache-Status"] = cache_status(answer)

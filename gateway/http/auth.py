@@ -1,7 +1,4 @@
-"""Token -> Team, or 401.
-
-This file owns where a token stands in a request. Whose it is, `core.teams` knows.
-"""
+"""Authenticate a request: its token identifies a team, or the answer is 401."""
 
 from __future__ import annotations
 

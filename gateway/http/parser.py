@@ -11,7 +11,7 @@ takes request lines that others read differently. So this file owns where one re
 - what cannot be read is handed over as a request whose content is the Problem, so that it is answered, counted and
   logged like any other.
 
-Whether a request that could be read is unambiguous is `framing`'s to say.
+`framing` decides whether a request that could be read is unambiguous.
 """
 
 from __future__ import annotations

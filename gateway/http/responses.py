@@ -1,4 +1,4 @@
-"""An answer as it will be sent, whoever sends it: aiohttp for a request that it has parsed, or `server` itself."""
+"""A page response as it will be sent, by aiohttp or by `protocol` itself."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Every request comes through here, and every answer leaves here.
+"""Route every request, and finish every response.
 
-The order in which a request is judged is the contract's: framing, route, method, authentication, the team's rate, and
-then the route's own matters. Whatever goes wrong on the way becomes an envelope in one place, and whatever comes out is
-counted and logged in one place.
+A request is checked in the order of the contract: framing, route, method, authentication, team rate, then what the
+route itself requires. Errors become envelopes here, and responses are counted and logged here.
 """
 
 from __future__ import annotations

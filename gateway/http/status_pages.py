@@ -1,7 +1,7 @@
-"""`/status`, `/status.json` and `/status/events`: the same figures for people, for programs, and as they change.
+"""`/status`, `/status.json` and `/status/events`: the same figures for people and programs, and as they change.
 
-What they are is `core.report`'s, how they are put into words `status_view`'s. Each event on the stream is the document
-of `/status.json`; one of the type `page` goes with it, which has the words that the page shows.
+`telemetry.status.report` computes the figures, and `status_view` formats them. Each event of the stream is the
+document of `/status.json`; an event of the type `page` follows with the text that the page shows.
 """
 
 from __future__ import annotations

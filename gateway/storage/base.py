@@ -1,4 +1,4 @@
-"""What a store is. Memory, Redis and the two together are each one; the cache knows no more than this."""
+"""The interface of a store, which memory, Redis and both together implement."""
 
 from __future__ import annotations
 

@@ -54,11 +54,11 @@ class LifetimeReason(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Entry(msgspec.Struct, frozen=True, weakref=True):
     """An answer of the vendor with its lifetimes. All times are Unix time in seconds.
 
-    `status` is 200 (`body` is the vendor's page, byte for byte) or 404 (`body` is the vendor's envelope).
-    `mould` is an encoded `core.mould.Mould`, empty where no window can be cut from it. `epoch` and `generation` are
-    those that it was filed under. `started` is when its fetch began, which orders
-    entries; `born` is when the vendor made the answer, which Age counts from. It is fresh before `fresh_until`, in
-    grace before `grace_until`, kept before `keep_until`; `reckoning` tells why, None where whoever stored it did not.
+    `status` is 200 (`body` is the vendor's page, byte for byte) or 404 (`body` is the vendor's envelope). `template`
+    is an encoded `cache.page_template.PageTemplate`, empty where no window can be cut from it. `epoch` and
+    `generation` are those that it was filed under. `started` is when its fetch began, which orders entries; `born` is
+    when the vendor made the answer, which Age counts from. It is fresh before `fresh_until`, in grace before
+    `grace_until`, kept before `keep_until`; `reckoning` tells why, None where whoever stored it did not.
     """
 
     key: str

@@ -153,7 +153,7 @@ class ListingIndex(msgspec.Struct, frozen=True, array_like=True, dict=True):
 
     @cached_property
     def joins(self) -> dict[tuple[tuple[int, int], ...], bool]:
-        """Whether pages, by offset and limit, go together: what `core.windows` found out, for the next time."""
+        """Whether pages, by offset and limit, go together: what `cache.windows` found out, for the next time."""
         return {}
 
     @cached_property

@@ -1,8 +1,8 @@
 """The copies in this process: pages, and the indexes of their listings with their proofs.
 
-A reply of Redis is believed if no message that came after its proof began speaks of something newer. Messages and
-indexes of a listing carry a revision, by which Redis' order of them is known whatever crosses on the way. What this
-replica has fetched itself counts at once, whether Redis was told or not.
+A reply of Redis is accepted if no message that arrived after its proof began is newer. Messages and indexes of a
+listing have a revision, so their order in Redis is known even if they overtake each other. What this replica has
+fetched itself counts at once, whether it could be stored in Redis or not.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class MemoryStore:
 
 
 def _next_pair(pair: str, *, soft: bool) -> str:
-    """Replace both tokens of an epoch's pair, or the second alone (see `core.epoch`)."""
+    """Replace both tokens of an epoch's pair, or the second alone (see `storage.epoch`)."""
     return f"{pair.partition('.')[0] if soft else secrets.token_hex(8)}.{secrets.token_hex(8)}"
 
 

@@ -1,7 +1,8 @@
 """Memory in front of Redis, itself a Store.
 
-What is in memory answers without asking while its proof stands (`stores.validity`). This file takes the proofs: before
-it reads from Redis, and before a page is fetched. What memory holds, and what of it may be used, is `stores.copies`.
+A copy in memory is served without asking Redis while its proof holds (`storage.validity`). This module begins the
+proofs: before it reads from Redis, and before a page is fetched. `local_copies` holds the copies and decides which may
+be used.
 """
 
 from __future__ import annotations

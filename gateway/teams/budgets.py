@@ -1,8 +1,8 @@
-"""Budgets of teams: requests a second, and requests to the vendor a second, over all replicas.
+"""Budgets of teams over all replicas: requests per second, and requests to the vendor per second.
 
-`core.shared_bucket` decides; this file does the waiting. A request that may have to be refused waits for one round trip
-to Redis; one of a team that is far from its limit is counted behind its back. Requests that wait at the same time share
-a command.
+`core.shared_bucket` decides; this module does the waiting. A request that may have to be refused waits for one round
+trip to Redis; one of a team that is far from its limit is reported afterwards. Requests that wait at the same time
+share a command.
 """
 
 from __future__ import annotations

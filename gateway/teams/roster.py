@@ -1,7 +1,4 @@
-"""Teams of clients: whose token is it, and what may its owner read.
-
-Pure look-ups over digests; how a token arrives in a request is `gateway.web.auth`.
-"""
+"""Teams, their tokens and the AOIs that they may read. `http.auth` finds the token in a request."""
 
 from __future__ import annotations
 

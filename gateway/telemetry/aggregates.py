@@ -1,4 +1,4 @@
-"""What many requests came to: sums, which cost less than telling of each."""
+"""Sums over many requests, which cost less than an event for each."""
 
 from __future__ import annotations
 

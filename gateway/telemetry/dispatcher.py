@@ -1,4 +1,4 @@
-"""Who is told which facts: each kind to those alone who want it, because several come with every request."""
+"""Pass each event to the sinks that subscribed to its type, since several events come with every request."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Which facts are worth a line in the log, and in what words.
+"""Log events that are worth a line.
 
-A sink like `metrics`. What can happen with every request is told at most once in a while, with the number of times that
-it was not told.
+A sink like `metrics`. Events that may come with every request are logged at intervals, with the number of those that
+were not logged.
 """
 
 from __future__ import annotations

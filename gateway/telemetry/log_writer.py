@@ -1,7 +1,7 @@
-"""Where log lines go: standard output, never waiting for whoever reads it.
+"""Write log lines to standard output without waiting for its reader.
 
-This file owns the writing of lines: their form (text on a terminal, JSON lines otherwise), the thread that writes them,
-and the last look for the vendor key in each. What is worth a line is `journal` and `web.access_log`.
+Lines are text on a terminal and JSON otherwise. A thread writes them, and redacts the vendor key in each. `event_log`
+and `access_log` decide which lines there are.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
-"""One call out: key, attempts, deadline, places, and the vendor's answer read to its end.
+"""Call the vendor: key, attempts, deadline, concurrency, and the response read to its end.
 
-This file owns the conversation with the vendor. What an answer means is `core.vendor_answer`, what is worth another
-attempt `core.retry`; what becomes of the result is the cache's business.
+`classification` says what a response means, and `retry` whether another attempt is made.
 
-aiohttp's own conveniences are switched off one by one, because each would do something with our key that nobody asked
-for: redirects carry it along, the cookie jar replays cookies, a request whose connection was cut is sent again (see
-`sending`), a kept connection may hold the answer to another request (see `connections`), bodies are inflated without a
-bound.
+Several conveniences of aiohttp's client are switched off because of the key: redirects would carry it along, the cookie
+jar would replay cookies, and bodies would be decompressed without a limit. `exchange` sends a request again only where
+that is safe, and `connection_pool` reuses a connection only where no other response can be on it.
 """
 
 from __future__ import annotations

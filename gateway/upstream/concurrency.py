@@ -1,6 +1,6 @@
-"""Places at the vendor: so many calls at once, and so many waiting for one.
+"""Limit the calls to the vendor that are in flight, and those that wait.
 
-A team that has half of the places, or half of the queue, lets others go first: its flood is its own affair.
+A team that uses half of the limit, or half of the queue, lets other teams go first.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Whether the vendor may be asked now: places, the circuit breaker, the pause that it asked for, a key that it refused.
+"""Decide whether the vendor may be called now.
 
-Each is arithmetic in `core`; this file asks them in order, tells them how calls ended, and tells the other replicas of
-a pause. Who is not let through gets the error that says why, and costs nothing.
+Checks, in this order: keys that the vendor rejected, the pause that it asked for, the circuit breaker, and the
+concurrency limit. Reports how calls end, and shares a pause with the other replicas. A call that is not admitted gets
+the error that states the reason, and costs nothing.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ class UpstreamGuard:
     def receive_pause(self, until: float, left: float, over: bool) -> None:
         """Another replica was asked for a pause that lasts `left` seconds more, or has seen the end of it.
 
-        `until` names the pause (see `core.pause`).
+        `until` names the pause (see `pause`).
         """
         if over:
             if until >= self._pause.until:

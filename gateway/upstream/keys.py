@@ -1,7 +1,6 @@
-"""The vendor key: held in one object, shown to nobody but the vendor.
+"""The vendor keys in use, and the forms in which a key could leak.
 
-This file owns the key's value, the forms in which it could leak, and the change from one key to the next. It refuses
-to know how a key is sent (`upstream`) and where it was configured (`settings`).
+A key is revealed only for the request to the vendor. Everything else uses `is_in` and `redact`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import math
 from typing import Literal
 
 _FIRST_AFTER_PROBE = 2
-# The longest pause, in seconds, whatever a replica or Redis says; `vendor_answer` clamps a Retry-After to as much.
+# The longest pause, in seconds, whatever a replica or Redis says; `classification` clamps a Retry-After to as much.
 LONGEST_PAUSE = 60.0
 
 PausePhase = Literal["none", "paused", "probe", "ramp"]

@@ -1,8 +1,8 @@
-"""What is tried again, when, and how often in all.
+"""Decide what is tried again, when, and how often in total.
 
-Arithmetic only: the loop is in `upstream`, which hands in the time left and a random number. The budget is the one of
-Finagle and linkerd: retries may be a share of the calls that were made, so that a failing vendor sees a tenth more
-load and not a multiple.
+Arithmetic only: `client` has the loop and passes in the time left and a random number. The budget is that of Finagle
+and linkerd: retries are limited to a share of all calls, so a failing vendor gets a tenth more load and not a
+multiple.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A simulated vendor: pages that rest for an hour or two, and then are worked on for some minutes, during which they
 change every few seconds. Requests follow a Zipf law. Each policy answers the same requests by the gateway's own
-decisions (`core.policy`), grace included; only the lifetimes differ. An answer is out of date when the vendor's page at
-that moment is another one.
+decisions (`cache.policy`), grace included; only the lifetimes differ. An answer is out of date when the vendor's page
+at that moment is another one.
 """
 
 from __future__ import annotations

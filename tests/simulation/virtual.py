@@ -294,7 +294,7 @@ _QUIET, _OTHER_END = socket.socketpair()
 
 
 class Socket:
-    """What code that looks at the socket of a connection sees (`gateway.transport_state`)."""
+    """What code that looks at the socket of a connection sees (`gateway.upstream.transport_state`)."""
 
     family = _QUIET.family
     type = _QUIET.type

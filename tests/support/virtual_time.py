@@ -22,7 +22,7 @@ class _Selector(selectors.SelectSelector):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """The loop. It is also the clock (`gateway.clock`) of what runs on it."""
+    """The loop. It is also the clock (`gateway.core.clock`) of what runs on it."""
 
     def __init__(self) -> None:
         self._virtual = _Selector()

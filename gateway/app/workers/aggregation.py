@@ -1,4 +1,4 @@
-"""What this process knows of itself, or all workers of themselves, put together for whoever asks."""
+"""Combine metrics and status figures of all workers."""
 
 from __future__ import annotations
 

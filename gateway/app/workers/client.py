@@ -29,7 +29,7 @@ from gateway.app.workers.messages import (
 )
 from gateway.core.errors import StoreDown
 
-# Longer than the parent waits for the others (see `switchboard`).
+# Longer than the parent waits for the others (see `channel`).
 _NUMBERS_SECONDS = 0.5
 _PURGE_SECONDS = 3.0
 _SNAPSHOT_SECONDS = 0.5

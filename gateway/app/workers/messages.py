@@ -25,7 +25,7 @@ class MetricsReport(msgspec.Struct, array_like=True, tag=2, frozen=True):
 
 
 class StatusReport(msgspec.Struct, array_like=True, tag=8, frozen=True):
-    """To the parent: my snapshot for the status page, as `core.snapshot` encodes it."""
+    """To the parent: my snapshot for the status page, as `telemetry.status.snapshot` encodes it."""
 
     data: bytes
 

@@ -146,7 +146,7 @@ class Supervisor:
     def _end(self, *, drain: bool) -> None:
         self._ending = self._clock.monotonic() + self._longest
         # Now, and not when the workers have ended. Whoever closes a listening socket last resets the connections that
-        # nobody has accepted, and only a worker can accept them before it does (see `web.listener`). This copy would
+        # nobody has accepted, and only a worker can accept them before it does (see `http.listener`). This copy would
         # outlive them and collect connections that nobody is there for.
         for sock in self._sockets:
             sock.close()

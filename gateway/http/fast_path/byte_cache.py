@@ -1,7 +1,7 @@
-"""Things remembered by the exact bytes, or pieces of bytes, that they stand for, within a bound of bytes.
+"""Values by the exact bytes, or pieces of bytes, of a request, within a limit of bytes.
 
-They are worth remembering from the second sight on: ids that clients make up for each request must not flush them.
-What was not used of late goes first (CLOCK, as it is told of virtual memory).
+A key is stored the second time it is seen, because requests that never come again must not evict others. Eviction is by
+CLOCK (Corbato, "A paging experiment with the Multics system", 1968).
 """
 
 from __future__ import annotations

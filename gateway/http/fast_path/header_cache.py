@@ -1,14 +1,12 @@
-"""Header lines that are accepted: what they say is remembered, so that of a request only its first line is read.
+"""Remember what accepted header lines mean, so that only the request line has to be read.
 
 A program sends the same header lines with each request. Bytes that the real parser accepted as the header lines of a
-complete request for a page, and whose team was let in, say the same behind any other target. So a request that comes
-at once on a connection which stands between two requests, and has such lines, is not parsed: the target is matched
-against the plainest of forms, and everything after that is as for any other request (`Router.answer_familiar`): rate,
-query, rights, cache. What is not of that form takes the long way.
+complete page request of an authenticated team mean the same with any other target. If a request with such lines arrives
+as a whole at a clean boundary of a connection, it is not parsed: its target is matched against a simple pattern, and
+everything after that is as for any other request (`Router.answer_cached_headers`): rate, query, permissions, cache. A
+request that does not match takes the normal path.
 
-Ids that clients make up for each request are no part of what is accepted, but that there is one is.
-
-`replay` goes further, for requests that were answered before as a whole.
+The values of ids that clients generate for each request are ignored, but not their presence.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""An answer that is ready to be given again, but for the figures in its head that go with time.
+"""A response that can be sent again, with a head in which time-dependent values are updated.
 
-The head is kept as it was sent, with names where Age, Date, ttl and X-Request-Id stood. The page itself is the store's:
-what is ready does not keep it alive.
+The head is stored as it was sent, with placeholders for Age, Date, ttl and X-Request-Id. The page belongs to the
+store: a prepared response does not keep it alive.
 """
 
 from __future__ import annotations

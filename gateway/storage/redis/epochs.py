@@ -1,4 +1,4 @@
-"""Purge epochs in Redis: one pair of tokens for each AOI, one for everything (see `core.epoch`).
+"""Purge epochs in Redis: one pair of tokens for each AOI, one for everything (see `storage.epoch`).
 
 A pair that Redis has lost is made anew and fits nothing: misses, and never an old page. The pair of everything is kept
 under the name of the server's run. A server that restarts from a dump, or takes over from another, may have forgotten

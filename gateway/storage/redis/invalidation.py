@@ -2,7 +2,7 @@
 
 A session begins when the connection is subscribed, answers PING, and is known to be to the same run of the server as
 commands are. It ends with the connection, with a PING that is not answered in time, and with a command that reaches
-another run. What is valid during a session and after it is decided by `stores.validity`.
+another run. What is valid during a session and after it is decided by `storage.validity`.
 
 Redis also lends its clock: lifetimes are written down by one replica and read by another.
 """

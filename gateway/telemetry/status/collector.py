@@ -41,7 +41,7 @@ _ANSWERED = {
     **{name: (_COLUMN[name], _FETCHED, columns.MISS_TIMES) for name in columns.FETCHED},
 }
 _CONNECTIONS = dict(zip(columns.CONNECTION_KINDS, columns.CONNECTIONS, strict=True))
-_CLIENT_LEFT = 499  # as `web.router` has it
+_CLIENT_LEFT = 499  # as in `http.router`
 _NO_ANSWER = frozenset(("401", "403", "407", "408", "429"))
 _SLOTS_PER_TEAM_SLOT = int(columns.TEAM_STEP_SECONDS / columns.STEP_SECONDS)
 # The busiest AOIs are those of one such time that is over, and of the one that runs.
