@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -76,7 +76,7 @@ class InvalidationMessage(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RedisStore:
-    """A Store in Redis."""
+    """Pages in Redis, which all replicas share. `TieredStore` makes a Store of it."""
 
     def __init__(
         self, calls: RedisCommands, connections: Connections, *, prefix: str, clock: Clock, emit: Emit
@@ -101,14 +101,6 @@ class RedisStore:
         """Where replicas tell each other what they did."""
         return f"{self.prefix}word"
 
-    def proof(self) -> Proof:
-        """Nothing is held in this process that would have to be proved."""
-        return NO_PROOF
-
-    def is_current(self, address: Address, stored: StoreResult) -> bool:  # noqa: ARG002 - as Store says
-        """What was read was right when it was read."""
-        return True
-
     async def get(self, address: Address) -> StoreResult:
         """What there is for the address, in one round trip. Raises StoreDown."""
         names = (self.prefix + address.listing, self.prefix + address.page)
@@ -127,28 +119,6 @@ class RedisStore:
             entry = None
         self._emit(TierLookup("redis", "miss" if entry is None else "hit"))
         return StoreResult(epoch, index, entry, "redis")
-
-    async def get_remote(self, address: Address) -> StoreResult:
-        """The same: a glance shows nothing."""
-        return await self.get(address)
-
-    def index(self, address: Address) -> listing_index.ListingIndex | None:  # noqa: ARG002 - as Store says
-        """Nothing is known without asking."""
-        return None
-
-    def peek(self, address: Address) -> StoreResult | None:  # noqa: ARG002 - as Store says
-        """Nothing is known without asking."""
-        return None
-
-    def peek_many(self, names: Sequence[str], epoch: str) -> list[Entry] | None:  # noqa: ARG002 - as Store says
-        """There are no copies here."""
-        return None
-
-    def touch(self, names: Iterable[str]) -> None:
-        """Nothing is held in this process."""
-
-    def put_local(self, entry: Entry) -> None:
-        """What can be made again is not kept."""
 
     async def get_page(self, address: Address, epoch: str) -> Entry | None:
         """The entry of a page alone, if it is there, whole and of this epoch. Raises StoreDown.
@@ -184,9 +154,6 @@ class RedisStore:
             found.append(entry)
         self._emit(TierLookup("redis", "hit"))
         return found
-
-    def note_fetch(self, address: Address, candidate: FetchedEntry, proof: Proof) -> None:
-        """What is not kept changes nothing for the others."""
 
     async def put(self, address: Address, candidate: FetchedEntry, epoch: str, proof: Proof | None = None) -> PutResult:
         """File and keep a page: one comparison and its consequences in one step of Redis. Raises StoreDown."""

@@ -1,10 +1,10 @@
-"""What holds of every Store: one suite over memory, fakeredis and a real server, each alone and in tiers."""
+"""What every store does: one suite over memory, fakeredis and real servers, each alone and in tiers."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import fakeredis
 import pytest
@@ -13,7 +13,9 @@ from harness import REDIS_TIMEOUT, SteeredClock
 from msgspec import structs
 from real_redis import RealRedis
 
-from gateway.storage.base import PutResult, Store
+from gateway.core.query import Address
+from gateway.storage.base import FetchedEntry, PutResult, Store, StoreResult
+from gateway.storage.entry import Entry
 from gateway.storage.memory import LocalPages, MemoryStore
 from gateway.storage.redis.client import Client, Connections, connect
 from gateway.storage.redis.commands import RedisCommands
@@ -23,6 +25,16 @@ from gateway.storage.tiered import TieredStore
 from gateway.storage.validity import Validity
 
 HERE = address()
+
+
+class SharedStore(Protocol):
+    """What Redis alone can do, too."""
+
+    async def get(self, address: Address) -> StoreResult: ...
+    async def get_many(self, address: Address, pages: Sequence[str], epoch: str) -> list[Entry] | None: ...
+    async def put(self, address: Address, candidate: FetchedEntry, epoch: str) -> PutResult: ...
+    async def purge(self, aoi_id: str | None, *, soft: bool = False) -> None: ...
+    async def close(self) -> None: ...
 
 
 def ignore(_: NamedTuple) -> None:
@@ -46,9 +58,9 @@ def clock() -> SteeredClock:
 @pytest.fixture(
     params=["memory", "fakeredis", "redis", "cluster", "tiered fakeredis", "tiered redis", "tiered cluster"]
 )
-async def store(request: pytest.FixtureRequest, clock: SteeredClock) -> AsyncIterator[Store]:
+async def store(request: pytest.FixtureRequest, clock: SteeredClock) -> AsyncIterator[SharedStore]:
     kind: str = request.param
-    made: Store
+    made: SharedStore
     if kind == "memory":
         made = MemoryStore(1_000_000, clock, ignore)
     else:
@@ -66,7 +78,7 @@ async def store(request: pytest.FixtureRequest, clock: SteeredClock) -> AsyncIte
     await made.close()
 
 
-async def keep(store: Store, clock: SteeredClock, *, at: int = 0, began: float = 0.0, **shown: Any) -> PutResult:
+async def keep(store: SharedStore, clock: SteeredClock, *, at: int = 0, began: float = 0.0, **shown: Any) -> PutResult:
     """Keep a page that was fetched under the current epoch."""
     where = address(offset=at)
     shelf = await store.get(where)
@@ -74,13 +86,13 @@ async def keep(store: Store, clock: SteeredClock, *, at: int = 0, began: float =
     return await store.put(where, candidate(where, now=clock.now(), started=began - 5, **shown), shelf.epoch)
 
 
-async def test_nothing_is_nothing(store: Store) -> None:
+async def test_nothing_is_nothing(store: SharedStore) -> None:
     shelf = await store.get(HERE)
     assert shelf.epoch
     assert (shelf.entry, shelf.listing_index, shelf.is_current) == (None, None, False)
 
 
-async def test_what_was_kept_is_found(store: Store, clock: SteeredClock) -> None:
+async def test_what_was_kept_is_found(store: SharedStore, clock: SteeredClock) -> None:
     kept = await keep(store, clock)
     assert (kept.outcome, kept.ended) == ("kept", False)
     shelf = await store.get(HERE)
@@ -88,13 +100,13 @@ async def test_what_was_kept_is_found(store: Store, clock: SteeredClock) -> None
     assert shelf.is_current
 
 
-async def test_an_expired_entry_is_still_there_while_it_is_kept(store: Store, clock: SteeredClock) -> None:
+async def test_an_expired_entry_is_still_there_while_it_is_kept(store: SharedStore, clock: SteeredClock) -> None:
     kept = await keep(store, clock)
     clock.skip(25)
     assert (await store.get(HERE)).entry == kept.entry
 
 
-async def test_an_entry_past_its_last_use_is_not_found(store: Store, clock: SteeredClock) -> None:
+async def test_an_entry_past_its_last_use_is_not_found(store: SharedStore, clock: SteeredClock) -> None:
     where = address()
     past = candidate(where, now=clock.now() - 31)
     await store.put(where, past, (await store.get(where)).epoch)
@@ -102,7 +114,7 @@ async def test_an_entry_past_its_last_use_is_not_found(store: Store, clock: Stee
 
 
 async def test_a_later_fetch_replaces_an_earlier_one_and_never_the_other_way_round(
-    store: Store, clock: SteeredClock
+    store: SharedStore, clock: SteeredClock
 ) -> None:
     await keep(store, clock, body=b"first")
     later = await keep(store, clock, began=2, body=b"later")
@@ -111,7 +123,7 @@ async def test_a_later_fetch_replaces_an_earlier_one_and_never_the_other_way_rou
     assert (await store.get(HERE)).entry == later.entry
 
 
-async def test_pages_do_not_mix(store: Store, clock: SteeredClock) -> None:
+async def test_pages_do_not_mix(store: SharedStore, clock: SteeredClock) -> None:
     one = await keep(store, clock, body=b"one")
     two = await keep(store, clock, at=10, body=b"two")
     assert (await store.get(HERE)).entry == one.entry
@@ -119,7 +131,7 @@ async def test_pages_do_not_mix(store: Store, clock: SteeredClock) -> None:
     assert one.entry.generation == two.entry.generation
 
 
-async def test_another_total_ends_the_generation_for_every_page(store: Store, clock: SteeredClock) -> None:
+async def test_another_total_ends_the_generation_for_every_page(store: SharedStore, clock: SteeredClock) -> None:
     one = await keep(store, clock)
     two = await keep(store, clock, at=10, began=1, total=101)
     assert two.ended
@@ -129,13 +141,13 @@ async def test_another_total_ends_the_generation_for_every_page(store: Store, cl
     assert first.entry == one.entry  # still there, should the vendor fail
 
 
-async def test_other_ids_where_pages_overlap_end_the_generation(store: Store, clock: SteeredClock) -> None:
+async def test_other_ids_where_pages_overlap_end_the_generation(store: SharedStore, clock: SteeredClock) -> None:
     await keep(store, clock, shows="abcdefghij")
     assert not (await keep(store, clock, at=5, began=1, shows="fghijklmno")).ended
     assert (await keep(store, clock, at=8, began=2, shows="XYklmnopqr")).ended
 
 
-async def test_a_404_ends_the_generation_and_a_page_ends_the_404(store: Store, clock: SteeredClock) -> None:
+async def test_a_404_ends_the_generation_and_a_page_ends_the_404(store: SharedStore, clock: SteeredClock) -> None:
     await keep(store, clock)
     assert (await keep(store, clock, at=10, began=1, status=404)).ended
     assert not (await store.get(HERE)).is_current
@@ -143,7 +155,7 @@ async def test_a_404_ends_the_generation_and_a_page_ends_the_404(store: Store, c
     assert not (await store.get(address(offset=10))).is_current
 
 
-async def test_a_fetch_that_began_before_the_change_changes_nothing(store: Store, clock: SteeredClock) -> None:
+async def test_a_fetch_that_began_before_the_change_changes_nothing(store: SharedStore, clock: SteeredClock) -> None:
     await keep(store, clock)
     new = await keep(store, clock, began=2, total=101)
     late = await keep(store, clock, at=10, began=1, total=100)
@@ -153,7 +165,7 @@ async def test_a_fetch_that_began_before_the_change_changes_nothing(store: Store
     assert (await store.get(address(offset=10))).entry is None
 
 
-async def test_a_purge_ends_one_aoi_and_leaves_the_others(store: Store, clock: SteeredClock) -> None:
+async def test_a_purge_ends_one_aoi_and_leaves_the_others(store: SharedStore, clock: SteeredClock) -> None:
     other = address("a2")
     await keep(store, clock)
     await store.put(other, candidate(other, now=clock.now()), (await store.get(other)).epoch)
@@ -165,7 +177,7 @@ async def test_a_purge_ends_one_aoi_and_leaves_the_others(store: Store, clock: S
     assert (await store.get(other)).entry is not None
 
 
-async def test_a_purge_of_everything_ends_everything(store: Store, clock: SteeredClock) -> None:
+async def test_a_purge_of_everything_ends_everything(store: SharedStore, clock: SteeredClock) -> None:
     await keep(store, clock)
     await store.purge(None)
     assert (await store.get(HERE)).entry is None
@@ -175,7 +187,7 @@ async def test_a_purge_of_everything_ends_everything(store: Store, clock: Steere
 
 @pytest.mark.parametrize("purged", ["a1", None])
 async def test_a_soft_purge_leaves_pages_for_the_case_that_the_vendor_fails(
-    store: Store, clock: SteeredClock, purged: str | None
+    store: SharedStore, clock: SteeredClock, purged: str | None
 ) -> None:
     kept = await keep(store, clock)
     other = address("a2")
@@ -197,7 +209,7 @@ async def test_a_soft_purge_leaves_pages_for_the_case_that_the_vendor_fails(
 
 @pytest.mark.parametrize("purged", ["a1", None])
 async def test_a_page_that_was_fetched_before_a_purge_is_not_kept(
-    store: Store, clock: SteeredClock, purged: str | None
+    store: SharedStore, clock: SteeredClock, purged: str | None
 ) -> None:
     epoch = (await store.get(HERE)).epoch
     fetched = candidate(HERE, now=clock.now())
@@ -208,14 +220,14 @@ async def test_a_page_that_was_fetched_before_a_purge_is_not_kept(
     assert (await store.get(HERE)).entry is None
 
 
-async def test_an_entry_without_gzip_comes_back_as_it_was(store: Store, clock: SteeredClock) -> None:
+async def test_an_entry_without_gzip_comes_back_as_it_was(store: SharedStore, clock: SteeredClock) -> None:
     bare = candidate(HERE, now=clock.now())
     bare = replace(bare, entry=structs.replace(bare.entry, gzipped=None))
     kept = await store.put(HERE, bare, (await store.get(HERE)).epoch)
     assert (await store.get(HERE)).entry == kept.entry
 
 
-async def test_other_pages_of_a_listing_are_read_together(store: Store, clock: SteeredClock) -> None:
+async def test_other_pages_of_a_listing_are_read_together(store: SharedStore, clock: SteeredClock) -> None:
     kept = [await keep(store, clock, at=offset, shows=letter) for offset, letter in ((0, "a"), (10, "k"))]
     pages = [address(offset=offset).page for offset in (0, 10)]
     epoch = kept[0].entry.epoch
@@ -226,6 +238,7 @@ async def test_other_pages_of_a_listing_are_read_together(store: Store, clock: S
     assert await store.get_many(HERE, pages, (await store.get(HERE)).epoch) is None
 
 
+@pytest.mark.parametrize("store", ["memory", "tiered fakeredis", "tiered redis", "tiered cluster"], indirect=True)
 async def test_what_is_known_without_asking_is_what_would_be_told(store: Store, clock: SteeredClock) -> None:
     entry = (await keep(store, clock, shows="a")).entry
     glanced = store.peek(HERE)
