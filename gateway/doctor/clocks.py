@@ -8,10 +8,9 @@ machine or a slow way makes it wider, and nobody guilty.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
+from gateway.core.http_fields import parse_http_date
 from gateway.doctor.report import CheckReport
 
 _WORTH_A_WORD, _TOO_FAR = 1.0, 5.0
@@ -31,13 +30,15 @@ class ClockReading(NamedTuple):
 
 def from_date(headers: Mapping[str, str], sent: float, received: float) -> ClockReading | None:
     """What a Date header shows (RFC 9110, section 6.6.1); times are ours, and Unix time. None when there is none."""
+    date = parse_http_date(headers.get("Date", ""))
     try:
-        date = parsedate_to_datetime(headers["Date"])
-        date = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
         # A cache on the way keeps the Date of the answer that it kept (RFC 9111, section 5.1).
-        theirs = date.timestamp() + int(headers.get("Age", "0"))
-    except (KeyError, ValueError, TypeError, OverflowError):
+        age = int(headers.get("Age", "0"))
+    except ValueError:
         return None
+    if date is None:
+        return None
+    theirs = date + age
     return ClockReading(theirs - received, theirs + 1.0 - sent)
 
 
