@@ -285,15 +285,19 @@ async def test_a_far_redis_gives_a_team_its_rate(
             relay.delay = delay
             loop = asyncio.get_running_loop()
             tasks: list[asyncio.Task[Reply]] = []
-            began = loop.time()
-            while loop.time() < began + 2.5:
+            began = last = loop.time()
+            stalled = 0.0
+            while last < began + 2.5:
                 tasks.append(asyncio.create_task(ask(plays[len(tasks) % replicas], 0)))
                 await asyncio.sleep(0.4 / rate)
-            took = loop.time() - began
+                now = loop.time()
+                # A machine that is held up this long answers late, and Redis' replies count as late.
+                stalled, last = stalled + (now - last if now - last > 0.4 / rate + 0.02 else 0.0), now
+            took = last - began
             admitted = statuses(await asyncio.gather(*tasks)).count(200)
             exact = min(len(tasks), burst + rate * took)
             # A tenth of ten seconds may be admitted at once.
-            assert 0.95 * exact - 2 <= admitted <= exact + rate
+            assert 0.95 * exact - 2 - rate * stalled <= admitted <= exact + rate
 
 
 async def test_hits_of_a_team_within_its_rate_do_not_wait_for_a_far_redis(

@@ -107,10 +107,14 @@ async def throw(port: int, data: bytes, chance: Random) -> None:
             await writer.wait_closed()
 
 
-async def attack(port: int, vendor: HoldingVendor, *, seed: int, seconds: float) -> int:
-    """Throw for so long, and tell how often; the vendor is asked for nothing that no whole request asked for."""
+async def attack(port: int, vendor: HoldingVendor, cached: set[str], *, seed: int, seconds: float) -> int:
+    """Throw for so long, and tell how often; the vendor is asked for nothing that no whole request asked for.
+
+    `cached` are the targets of pages that are cached already: one is refreshed if a window that is cut from it is asked
+    for while it is in grace.
+    """
     chance, thrown, ends = Random(seed), 0, time.monotonic() + seconds
-    wanted: set[str] = set()  # what a client that left had asked for may come later
+    wanted = set(cached)  # what a client that left had asked for may come later
     while time.monotonic() < ends or thrown < 100:
         batch = [spoilt(chance) for _ in range(20)]
         await asyncio.gather(*(throw(port, data, chance) for data in batch))
@@ -130,8 +134,11 @@ async def is_well(port: int, vendor: HoldingVendor) -> None:
     assert answer.body == vendor.listing("well", 0, 10)
 
 
-async def fill_the_pool(port: int, vendor: HoldingVendor, aoi_id: bytes) -> None:
-    """Have every connection to the vendor open, so that what is counted afterwards is not these."""
+async def fill_the_pool(port: int, vendor: HoldingVendor, aoi_id: bytes) -> set[str]:
+    """Have every connection to the vendor open, so that what is counted afterwards is not these.
+
+    Returns the targets that the vendor was asked for.
+    """
     vendor.requests.clear()
     let_go = vendor.hold()
     sent = [
@@ -143,7 +150,9 @@ async def fill_the_pool(port: int, vendor: HoldingVendor, aoi_id: bytes) -> None
     let_go.set()
     vendor.hold(times=0)
     await asyncio.gather(*asking)
+    targets = {recorded.target for recorded in vendor.requests}
     vendor.requests.clear()
+    return targets
 
 
 def flags(vendor: HoldingVendor) -> dict[str, object]:
@@ -164,10 +173,10 @@ def _listings(vendor: HoldingVendor) -> None:
 async def test_nothing_stays_of_bytes_at_random(vendor: HoldingVendor, caplog: pytest.LogCaptureFixture) -> None:
     async with playing(flags(vendor)) as play:
         await is_well(play.port, vendor)
-        await fill_the_pool(play.port, vendor, b"a1")
+        cached = await fill_the_pool(play.port, vendor, b"a1")
         await until(lambda: not connections(play))
         descriptors, tasks = len(os.listdir(DESCRIPTORS)), len(asyncio.all_tasks())  # noqa: PTH208 - counted, not used
-        assert await attack(play.port, vendor, seed=6, seconds=5) >= 100
+        assert await attack(play.port, vendor, cached, seed=6, seconds=5) >= 100
         await is_well(play.port, vendor)
         await until(lambda: not connections(play))
         await until(lambda: len(asyncio.all_tasks()) <= tasks)
@@ -202,9 +211,9 @@ async def test_the_same_holds_of_a_process_on_its_own_loop(vendor: HoldingVendor
     try:
         port = await asyncio.to_thread(gateway.port)
         await is_well(port, vendor)
-        await fill_the_pool(port, vendor, b"a1")
+        cached = await fill_the_pool(port, vendor, b"a1")
         before = descriptors_of(gateway)
-        assert await attack(port, vendor, seed=7, seconds=3) >= 100
+        assert await attack(port, vendor, cached, seed=7, seconds=3) >= 100
         await is_well(port, vendor)
         await until(lambda: descriptors_of(gateway) <= before)
     finally:
