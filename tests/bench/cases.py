@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from contenders import TOKEN, Place, Server, afternoon, gateway, nginx, varnish
+from contenders import TOKEN, Place, Server, baseline_app, gateway, nginx, varnish
 from wrk import Paths
 
 # As long as the vendor's own.
@@ -36,9 +36,9 @@ BEFORE_REDIS = Contender("gateway, Redis behind", partial(gateway, redis=True), 
 REDIS_ONLY = Contender("gateway, 64 KiB of memory", partial(gateway, redis=True, memory=65_536), redis=True)
 NGINX = Contender("nginx", nginx, needs="nginx", package="nginx-light")
 VARNISH = Contender("Varnish", varnish, needs="varnishd", package="varnish")
-AFTERNOON = Contender("aiohttp + Redis", afternoon, redis=True)
+BASELINE_APP = Contender("aiohttp + Redis", baseline_app, redis=True)
 
-ALL = (GATEWAY, NGINX, VARNISH, AFTERNOON)
+ALL = (GATEWAY, NGINX, VARNISH, BASELINE_APP)
 SERVERS = (GATEWAY, NGINX, VARNISH)
 
 
@@ -86,9 +86,9 @@ _GZIP = {"Accept-Encoding": "gzip"}
 _WINDOWS_OF = Paths(f"/v0/aois/{_WHOLE}/assets?" + LARGE, count=_WINDOW_AOIS)
 
 CASES = (
-    Case("memory", "hit in memory, 8.8 KB", (GATEWAY, LONG_WAY, BEFORE_REDIS, NGINX, VARNISH, AFTERNOON), _one()),
-    Case("log", "the same with access log (to /dev/null)", (GATEWAY, LONG_WAY, NGINX, AFTERNOON), _one(), log=True),
-    Case("ids", "the same with a new X-Request-Id each time", (GATEWAY, LONG_WAY, NGINX, AFTERNOON), _one(),
+    Case("memory", "hit in memory, 8.8 KB", (GATEWAY, LONG_WAY, BEFORE_REDIS, NGINX, VARNISH, BASELINE_APP), _one()),
+    Case("log", "the same with access log (to /dev/null)", (GATEWAY, LONG_WAY, NGINX, BASELINE_APP), _one(), log=True),
+    Case("ids", "the same with a new X-Request-Id each time", (GATEWAY, LONG_WAY, NGINX, BASELINE_APP), _one(),
          headers={"X-Request-Id": "bench-%d"}),
     Case("one-connection", "1 connection", ALL, _one(), connections=1),
     Case("512-connections", "512 connections", ALL, _one(), connections=512),
@@ -97,7 +97,7 @@ CASES = (
     Case("large", "88 KB", ALL, _one(LARGE)),
     Case("large-gzip", "88 KB as gzip", SERVERS, _one(LARGE), headers=_GZIP),
     Case("304", "304", SERVERS, _one(), status=304, etag=True),
-    Case("redis", "hit in Redis only, 1,000 URLs", (REDIS_ONLY, AFTERNOON), _many(1000)),
+    Case("redis", "hit in Redis only, 1,000 URLs", (REDIS_ONLY, BASELINE_APP), _many(1000)),
     Case("window", "window of 8.8 KB, asked for before", (GATEWAY,),
          Paths(f"/v0/aois/{_WHOLE}/assets?offset=31&limit=10", count=1), primed=_WINDOWS_OF),
     Case("first-window", "window of 8.8 KB, cut for the first time", (GATEWAY,),

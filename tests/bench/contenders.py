@@ -277,11 +277,11 @@ def varnish(place: Place) -> Server:
     return Server(command, port, place.core, room / "log")
 
 
-def afternoon(place: Place) -> Server:
-    """The handler of an afternoon."""
-    room, port = place.room("afternoon"), free_port()
+def baseline_app(place: Place) -> Server:
+    """A plain aiohttp handler with one Redis GET for each request."""
+    room, port = place.room("baseline_app"), free_port()
     command = [
-        sys.executable, str(HERE / "afternoon.py"), "--port", str(port), "--vendor", place.vendor,
+        sys.executable, str(HERE / "baseline_app.py"), "--port", str(port), "--vendor", place.vendor,
         "--redis", place.redis, "--token", TOKEN, *(["--log"] if place.log else []),
     ]  # fmt: skip
     return Server(command, port, place.core, Path(os.devnull) if place.log else room / "log")

@@ -103,7 +103,7 @@ async def test_image_serves_a_page_and_stops_on_sigterm(running: Running) -> Non
 
 UNCOMPILED = """
 import importlib.util, pathlib, sys
-import gateway.cli, gateway.run, uvloop, encodings.idna
+import gateway.cli.main, gateway.app.run, uvloop, encodings.idna
 for module in list(sys.modules.values()):
     spec = getattr(module, "__spec__", None)
     if spec and spec.origin and spec.origin.endswith(".py"):
