@@ -35,7 +35,7 @@ _MOST_LISTINGS = 10_000
 
 
 class ChunkedFetch:
-    """Brings windows by way of chunks of `chunk` assets plus one; 0 means never."""
+    """Fetches windows as aligned chunks of `chunk` assets plus one; 0 disables it."""
 
     def __init__(self, chunk: int, lookup: Lookup, fetcher: Fetcher, limits: PageLimits, *, clock: Clock) -> None:
         self._chunk = chunk
@@ -95,7 +95,7 @@ class ChunkedFetch:
 
     @staticmethod
     def _are_unusable(asked: list[AssetsQuery], results: Sequence[SharedResult], found: LookupResult) -> bool:
-        """Whether these chunks show that none of this listing will do: they may not be kept, or have no mould.
+        """Return whether no chunk of this listing can be used: they may not be stored, or have no template.
 
         How an empty page is printed shows nothing, and what was purged or overtaken is tried again.
         """
@@ -150,7 +150,7 @@ def _is_fresh(index: ListingIndex, chunk: AssetsQuery, now: float, since: float)
 
 
 def _combined(entry: Entry, results: Sequence[SharedResult]) -> SharedResult:
-    """A window as one thing that was results: by this replica if any chunk was."""
+    """Return a window as one result: fetched by this replica if any of its chunks was."""
     ways = {one.result.fetched_by for one in results}
     asked: Literal["here", "elsewhere", "nobody"] = (
         "here" if "here" in ways else "elsewhere" if "elsewhere" in ways else "nobody"

@@ -45,7 +45,7 @@ NotStoredReason = Literal["no-store", "no-lifetime", "older", "purged", "store-d
 
 @dataclass(frozen=True, slots=True)
 class FetchRequest:
-    """What a flight is sent for. It began under a purge epoch, when the copy at hand was one fetched at `seen`.
+    """A page to fetch, under the purge epoch of the look-up. The known copy was fetched at `known_since` (Unix time).
 
     It is charged to the miss budget of `team`, whose request caused it: directly, as a refresh in grace, or as a
     prefetch.
@@ -67,11 +67,11 @@ class FetchRequest:
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """What a flight brought: an entry, and whether the vendor was asked for it here, by another replica, or not at all.
+    """The result of a fetch: an entry, and whether the vendor was called here, by another replica, or not at all.
 
     `stored` tells that others will be served with it too, `storable` that the vendor has nothing against that, and
-    `window` that it was cut from other pages. `unkept` names what kept it from being stored, `tier` is where it was
-    found if the vendor was not asked.
+    `window` that it was cut from other pages. `not_stored_because` names what kept it from being stored, `tier` is
+    where it was found if the vendor was not asked.
     """
 
     entry: Entry
@@ -84,7 +84,7 @@ class FetchResult:
 
 
 class SharedResult(NamedTuple):
-    """What an request brought, and whether somebody else had been sent for it before."""
+    """The result of a fetch, and whether the request joined a fetch that was in flight (RFC 9211, `collapsed`)."""
 
     result: FetchResult
     collapsed: bool
@@ -107,7 +107,7 @@ class MissBudget(Protocol):
 
 
 class Fetcher:
-    """Flights under way; each may take `deadline` seconds.
+    """Fetch pages; each fetch may take `deadline` seconds.
 
     `check` raises the UpstreamError that is certain to come of asking the vendor now, if there is one.
     """
@@ -141,7 +141,7 @@ class Fetcher:
         self._flights: SingleFlight[FetchResult] = SingleFlight()
 
     def under_way(self, request: FetchRequest) -> bool:
-        """Whether somebody has been sent for this page."""
+        """Return whether a fetch of this page is in flight."""
         return request.name in self._flights
 
     def begin(self, request: FetchRequest) -> tuple[asyncio.Task[FetchResult], bool]:
@@ -184,7 +184,7 @@ class Fetcher:
         await self._flights.close()
 
     async def _run(self, request: FetchRequest) -> FetchResult:
-        """Bring one page: fetched by this replica if it is its turn, else by the one whose turn it was."""
+        """Fetch one page: this replica if it has the lease, else the replica that has it."""
         deadline = self._clock.monotonic() + self._deadline
         waited = False
         while True:
@@ -212,7 +212,7 @@ class Fetcher:
             waited = True
 
     async def _found(self, request: FetchRequest, *, waited: bool) -> FetchResult | None:
-        """Look once more: the page may have been stored a moment ago (see `Flights`), or by who had the turn.
+        """Look it up again: it may have been stored a moment ago (see `SingleFlight`), or by the holder of the lease.
 
         What another replica has just fetched is good enough for those who waited for it, however short it lives.
         """

@@ -47,7 +47,7 @@ NO_DIRECTIVES = CacheDirectives()
 class Forward:
     """Why the vendor was asked for this answer, and what came of it. `status` is None when nothing came in time.
 
-    `elsewhere` tells that another replica asked, `unkept` why the page was not stored, `error` what failed.
+    `elsewhere` tells that another replica asked, `not_stored_because` why the page was not stored, `error` what failed.
     """
 
     reason: Reason
@@ -246,7 +246,7 @@ class CacheHandler:
         return CacheAnswer(result.entry, _result(forward), now, forward, waited, lookup=found)
 
     async def _fetch(self, request: FetchRequest, found: LookupResult) -> SharedResult:
-        """The page as it was asked for, or a window of chunks that the vendor is asked for instead."""
+        """The page as it was asked for, or a window of chunks that are fetched instead."""
         return await self._chunked_fetch.fetch(request, found) or await self._fetcher.fetch(request)
 
     async def _prefetch(self, query: AssetsQuery, found: LookupResult, request_id: str, team: str) -> None:

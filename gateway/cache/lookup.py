@@ -77,7 +77,7 @@ class Lookup:
         )
 
     async def _look(self, query: AssetsQuery, address: Address) -> tuple[LookupResult, StoreResult | None]:
-        """What there is, and the stored that it is from if something was awaited since that was right."""
+        """Return what is found, and the result of the store that it is based on if something was awaited since."""
         stored = self._store.peek(address)
         if stored is not None and stored.entry is None:
             found = self._from_memory(query, address, stored)

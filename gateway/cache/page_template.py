@@ -41,7 +41,7 @@ class _Raws(msgspec.Struct):
 
 
 class _Span(msgspec.Struct, frozen=True, array_like=True):
-    """Where one figure of the pagination stands in the body."""
+    """Position of one number of the pagination in the body."""
 
     name: str
     start: int
@@ -181,7 +181,7 @@ def _frame_ends(template: PageTemplate) -> tuple[int, int]:
 
 
 def _filled(piece: Slice, start: int, end: int, pagination: Pagination) -> bytes:
-    """A chunk of the frame, with these pagination in place of its own."""
+    """Return a part of the frame with this pagination instead of its own."""
     parts, place = [], start
     for figure in piece.template.pagination:
         if start <= figure.start < end:

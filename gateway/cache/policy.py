@@ -25,7 +25,7 @@ class Lifetime:
     """Seconds from arrival to expiry, then of grace and of keep, both counted from expiry; `rule` names why.
 
     For those who ask why: `told` is what the rule alone gives, `jitter` the share that it was shortened by, and `caps`
-    name what else was taken away (see `Reckoning`).
+    name what else was taken away (see `LifetimeReason`).
     """
 
     rule: str

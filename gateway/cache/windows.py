@@ -59,7 +59,7 @@ def pages_of(name: str) -> list[tuple[int, int, float]]:
 
 
 def end_of(pagination: Pagination) -> int:
-    """The index after the last asset of a page with these pagination."""
+    """The index after the last asset of a page with this pagination."""
     return max(pagination.offset, min(pagination.offset + pagination.limit, pagination.total))
 
 

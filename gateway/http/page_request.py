@@ -20,7 +20,7 @@ class PageRequest:
     """What is asked for, without the page's own name.
 
     `codings` are acceptable, the better one first; `if_none_match` is the header, None where it is absent.
-    `asks_why` and `refresh_denied` are about `X-Explain`: whether it is asked for, and what it has to tell.
+    `explain` and `refresh_denied` are about `X-Explain`: whether it is asked for, and what it has to tell.
     """
 
     method: str

@@ -59,13 +59,13 @@ class PageResponse(msgspec.Struct):
 
 
 def page_response(asking: PageRequest, response: web.Response) -> PageResponse:
-    """The same answer as a Reply; one that is no page."""
+    """Convert an aiohttp response that is not a page."""
     body = response.body
     return PageResponse(asking, response.status, dict(response.headers), body if isinstance(body, bytes) else b"")
 
 
 class AiohttpPageResponse(web.Response):
-    """A Reply for aiohttp to send."""
+    """A page response for aiohttp to send."""
 
     def __init__(self, reply: PageResponse) -> None:
         if reply.status == 304:

@@ -4,7 +4,7 @@ All pages of a listing (an AOI and its filters) belong to a generation. A page t
 where it overlaps a page seen before, ends it, and so does a 404. What a generation is called is derived from what ended
 the one before, so that replicas which see the same change call it the same without talking.
 
-Pure: filing a page takes a index and gives the next one. The stores make that one step.
+Pure: filing a page takes an index and gives the next one. The stores make that one step.
 
 The order of what was seen is the order in which fetches began. Of two fetches that straddle a change of the vendor's
 list, the one that began later is right whichever lands first:
@@ -167,7 +167,7 @@ class ListingIndex(msgspec.Struct, frozen=True, array_like=True, dict=True):
 
 
 def decode(data: bytes, listing: str) -> ListingIndex | None:
-    """Read a index that was kept for `listing`; None when it is not intact, or another one's."""
+    """Read an index that was kept for `listing`; None when it is not intact, or another one's."""
     rest = data[_REVISION:]
     if hashlib.blake2b(rest, digest_size=_REVISION // 2).hexdigest().encode() != data[:_REVISION]:
         return None
@@ -251,13 +251,13 @@ def record(
 
 
 def contradicts(known: ListingIndex, page: PageRecord, total: int | None) -> bool:
-    """Tell whether a page that was fetched later shows another state than a index."""
+    """Tell whether a page that was fetched later shows another state than an index."""
     beaten = _contradicted(known, page, total)
     return beaten is not None and page.started >= beaten
 
 
 def without_contradicted(known: ListingIndex, page: PageRecord, total: int | None) -> ListingIndex | None:
-    """Leave of a index what a page does not contradict; None if nothing is left.
+    """Leave of an index what a page does not contradict; None if nothing is left.
 
     If the page shows another state than anything that was fetched before it, only what was fetched after it is left.
     The list may have returned to an earlier total since, which does not make the pages from before right again.
@@ -275,7 +275,7 @@ def without_contradicted(known: ListingIndex, page: PageRecord, total: int | Non
 
 
 def fetched_after(known: ListingIndex, at: float) -> ListingIndex | None:
-    """Leave of a index what was fetched after a moment (Unix time); None if nothing is left."""
+    """Leave of an index what was fetched after a moment (Unix time); None if nothing is left."""
     if known.since > at:
         return known
     if known.confirmed <= at:
@@ -285,7 +285,7 @@ def fetched_after(known: ListingIndex, at: float) -> ListingIndex | None:
 
 
 def is_superseded(page: PageRecord, total: int | None, known: ListingIndex) -> bool:
-    """Tell whether a index knows a later fetch of the same page, or one that shows another state."""
+    """Tell whether an index knows a later fetch of the same page, or one that shows another state."""
     if page.started < known.not_before:
         return True
     beaten = _contradicted(known, page, total)

@@ -216,7 +216,7 @@ class LocalCopies:
         return entry if entry is not None and seen is not None and seen.started == entry.started else None
 
     def as_of_fetches(self, index: ListingIndex) -> ListingIndex | None:
-        """A index without what later fetches of this replica contradict; None if nothing of it is current."""
+        """An index without what later fetches of this replica contradict; None if nothing of it is current."""
         left = fetched_after(index, self._wall(self._own.forgotten(index.listing)))
         for fetch in self._own.of(index.listing):
             if left is None:
@@ -312,7 +312,7 @@ class LocalCopies:
         return now
 
     def as_of_messages(self, index: ListingIndex, proof: Proof) -> ListingIndex | None:
-        """A index without the pages that messages have replaced since its proof; None if it is not current."""
+        """An index without the pages that messages have replaced since its proof; None if it is not current."""
         messages = self._messages.since(index.listing, proof.at)
         if messages is None:
             return None

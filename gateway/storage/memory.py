@@ -101,7 +101,7 @@ class MemoryStore:
         result, entry = record_page(address, known, candidate, epoch, self._clock.now())
         if result.outcome == "older":
             return PutResult(entry, "older")
-        self._pages.put_directory(result.listing_index)
+        self._pages.put_index(result.listing_index)
         self._pages.put_entry(entry)
         self.validity_tokens.invalidate(address.aoi_id)
         return PutResult(entry, "kept", result.listing_index, ended=ends_generation(known, result))
@@ -154,7 +154,7 @@ Window = tuple[int, int]
 
 
 class ListingCopy(NamedTuple):
-    """A index, and when it was checked against Redis (see `TieredStore`).
+    """An index, and when it was checked against Redis (see `TieredStore`).
 
     `pages` are the proofs of pages that were fetched without Redis, by offset and limit. `ended` tells that the
     generation has ended: no page of it is fresh any more.
@@ -215,16 +215,16 @@ class LocalPages:
         new = self._held.put(entry.key, entry, entry.size)  # which counts down what it evicts
         self._entries += new
 
-    def put_directory(self, index: ListingIndex) -> None:
-        """Hold a index that needs no proof."""
+    def put_index(self, index: ListingIndex) -> None:
+        """Hold an index that needs no proof."""
         self.put_listing(ListingCopy(index))
 
     def put_listing(self, copy: ListingCopy) -> None:
-        """Hold a index with its proof."""
+        """Hold an index with its proof."""
         self._held.put(copy.listing_index.listing, copy, copy.listing_index.size)
 
     def drop(self, name: str) -> None:
-        """Let go of an entry or a index."""
+        """Let go of an entry or an index."""
         self._entries -= isinstance(self._held.pop(name), Entry)
 
     def clear(self) -> None:

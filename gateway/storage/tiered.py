@@ -95,7 +95,7 @@ class TieredStore:
         return StoreResult("" if stored is None else stored.epoch, None, None, "redis")
 
     def peek_many(self, names: Sequence[str], epoch: str) -> list[Entry] | None:
-        """The entries of these names, if memory has them all. The caller knows by a index which fetches count."""
+        """The entries of these names, if memory has them all. The caller knows by an index which fetches count."""
         return self._local.entries(names, epoch, self._clock.now())
 
     async def get_many(self, address: Address, pages: Sequence[str], epoch: str) -> list[Entry] | None:

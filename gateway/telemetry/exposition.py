@@ -108,7 +108,7 @@ def merge(several: Iterable[MetricFamilies]) -> MetricFamilies:
 
 
 async def merge_in_steps(several: Iterable[MetricFamilies]) -> MetricFamilies:
-    """As `merged`, in steps."""
+    """As `merge`, in steps."""
     by_name: dict[str, list[Family]] = {}
     for family in (family for numbers in several for family in numbers):
         by_name.setdefault(family.name, []).append(family)

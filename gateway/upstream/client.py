@@ -246,7 +246,7 @@ class UpstreamClient:
 
 
 class _Fetch(NamedTuple):
-    """One fetch: what is asked for, until when, for whom, with which keys, and under what `Gate.begin` gave."""
+    """One fetch: query, deadline, request id, team and keys, and the result of `UpstreamGuard.begin`."""
 
     query: AssetsQuery
     request_id: str

@@ -1,6 +1,6 @@
 """The pool of connections to the vendor: which one a request gets, and which ones are kept.
 
-This module, with `vendor_connection`, is the adapter to internals of aiohttp's client (3.14.5). They decide about
+This module, with `connection`, is the adapter to internals of aiohttp's client (3.14.5). They decide about
 reuse, and there is no public way:
 
 - `TCPConnector._factory` makes connections, `_create_connection` connects them;

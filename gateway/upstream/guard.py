@@ -23,31 +23,31 @@ from gateway.upstream.rejected_keys import RejectedKeyBackoff
 
 
 class SharedPause(Protocol):
-    """Those who ask the same vendor. Nothing here raises: without word from them each goes by what it sees itself."""
+    """The pause that all replicas share. No method raises: without Redis each replica knows only its own pauses."""
 
     async def announce(self, until: float, left: float, *, over: bool) -> None:
-        """Tell that the vendor asked for a pause of `left` seconds, named `until`, or that this one is over."""
+        """Announce a pause of `left` more seconds, named by its end `until` (Unix time), or that it is over."""
         ...
 
     async def claim_probe(self, until: float, seconds: float) -> bool:
-        """Whether it is for us to probe after the pause that lasted until then; for so many seconds no other will."""
+        """Claim the probe after the pause named `until` for this many seconds. Return whether this replica has it."""
         ...
 
 
 class LocalPause:
-    """Nobody else asks this vendor."""
+    """A pause that no other replica shares."""
 
     async def announce(self, until: float, left: float, *, over: bool) -> None:
-        """Nobody is there to be told."""
+        """Do nothing: there is no other replica."""
 
-    async def claim_probe(self, until: float, seconds: float) -> bool:  # noqa: ARG002 - as Replicas says
-        """Nobody else does."""
+    async def claim_probe(self, until: float, seconds: float) -> bool:  # noqa: ARG002 - as SharedPause says
+        """Return True: there is no other replica."""
         return True
 
 
 @dataclass(slots=True)
 class GuardedCall:
-    """One call that was let through, and how it ended: `well` when the vendor is alive, None when nobody knows.
+    """One admitted call, and whether it `succeeded`: None if it is not known whether the vendor is alive.
 
     `pause` is the time in seconds that the vendor asked to be left alone.
     """
@@ -57,7 +57,7 @@ class GuardedCall:
 
 
 class UpstreamGuard:
-    """The way to the vendor."""
+    """Admits calls to the vendor."""
 
     def __init__(self, options: UpstreamOptions, replicas: SharedPause, *, clock: Clock, emit: Emit) -> None:
         self._limiter = ConcurrencyLimiter(options.max_concurrency, options.max_queue, emit)
@@ -84,7 +84,7 @@ class UpstreamGuard:
         self._check_vendor(now)
 
     def begin(self, aoi_id: str, keys: Hashable) -> int:
-        """Begin a fetch, which may be the one try with a refused key. Raises as `check`; hand the result to `enter`."""
+        """Begin a fetch, which may be the one try with a refused key. Raises as `check`; pass the result to `admit`."""
         self.check(aoi_id, keys)
         self._rejected_keys.fetch_started(keys, aoi_id, self._clock.monotonic())
         return self._rejected_keys.refusals

@@ -41,7 +41,7 @@ Ending = Literal["drain", "now"]
 
 
 class WorkerClient:
-    """This worker's way to the others: `take_part`, `open`, and `run` until the parent has closed its end."""
+    """This worker's way to the others: `register`, `open`, and `run` until the parent has closed its end."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel

@@ -65,7 +65,7 @@ def connect(
 
     `connections` counts those that are made, but not in a Cluster. `credentials` are those of the URL unless given.
 
-    `redis_calls` limits the time of a command; the client's own limit is a second net, and a wide one.
+    `commands` limits the time of a command; the client's own limit is a second net, and a wide one.
     Raises BadStoreUrl.
     """
     try:

@@ -91,10 +91,10 @@ class InvalidationSubscriber:
                 await self._connect()
                 await self._listen(listeners, upset, look)
             except StoreDown:
-                pass  # `RedisCalls` has logged it
+                pass  # `RedisCommands` has logged it
             except Exception as error:  # noqa: BLE001 - whatever the peer did: without messages, copies could not be trusted
                 self._troubles += 1
-                # The first may be the end of Redis, which `RedisCalls` logs.
+                # The first may be the end of Redis, which `RedisCommands` logs.
                 if self._troubles == 2 and self._calls.up:
                     why = type(error).__name__
                     _log.warning("no word comes from redis; copies in memory are checked often", extra={"why": why})

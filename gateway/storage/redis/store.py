@@ -58,7 +58,7 @@ return {'kept', kind}
 class InvalidationMessage(msgspec.Struct, frozen=True, array_like=True):
     """What a replica (`by`) tells the others.
 
-    With a `page`: this page was stored, in a index of this revision and generation. Without one: an AOI, or (no
+    With a `page`: this page was stored, in an index of this revision and generation. Without one: an AOI, or (no
     `aoi_id`) everything was purged. Fields are only ever added at the end, so that older replicas pass over them.
     """
 
