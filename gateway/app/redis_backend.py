@@ -53,7 +53,7 @@ def redis_backends(
     single = url.startswith(("redis://", "rediss://"))
     word = InvalidationSubscriber(calls, far, validity, clock, single=single)
     near = LocalPages(memory, emit)
-    store = TieredStore(near, far, word, clock=clock, emit=emit)
+    store = TieredStore(near, far, validity, clock=clock, emit=emit)
     leases = RedisLeases(calls.run, prefix=far.prefix, clock=clock)
     pause = RedisPause(calls, prefix=far.prefix, scope=scope)
     guard = UpstreamGuard(upstream, pause, clock=clock, emit=emit)

@@ -21,7 +21,6 @@ from gateway.storage.entry import Entry
 from gateway.storage.listing_index import ListingIndex
 from gateway.storage.local_copies import LocalCopies
 from gateway.storage.memory import LocalPages
-from gateway.storage.redis.invalidation import InvalidationSubscriber
 from gateway.storage.redis.store import InvalidationMessage, RedisStore
 from gateway.storage.validity import NO_PROOF, Proof, Standing, Validity
 
@@ -33,14 +32,11 @@ _TRIES = 3
 class TieredStore:
     """Two tiers as one Store."""
 
-    def __init__(
-        self, near: LocalPages, far: RedisStore, word: InvalidationSubscriber, *, clock: Clock, emit: Emit
-    ) -> None:
+    def __init__(self, near: LocalPages, far: RedisStore, validity: Validity, *, clock: Clock, emit: Emit) -> None:
         self._local = near
         self._remote = far
-        self._subscriber = word
-        self._validity: Validity = word.validity
-        self.validity_tokens = word.validity.validity_tokens
+        self._validity = validity
+        self.validity_tokens = validity.validity_tokens
         self._clock = clock
         self._emit = emit
         # Under this name is kept what is fetched while no epoch is known; it is nobody else's.

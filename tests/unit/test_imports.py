@@ -100,7 +100,7 @@ def test_a_module_imports_only_packages_of_lower_layers(path: Path) -> None:
 
 
 def test_every_package_has_a_layer() -> None:
-    packages = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    packages = {path.name for path in PACKAGE.iterdir() if any(path.rglob("*.py"))}
     assert packages == set().union(*LAYERS, EXCEPTIONS) - {"__main__"}
 
 

@@ -64,16 +64,6 @@ class InvalidationSubscriber:
         store.on_run = self._meet_run
         store.on_clock_step = validity.validity_tokens.invalidate_all
 
-    @property
-    def is_live(self) -> bool:
-        """Whether a session lasts."""
-        return self.validity.is_live
-
-    @property
-    def session(self) -> int:
-        """The number of sessions that have begun."""
-        return self.validity.session
-
     async def run(
         self,
         listeners: Mapping[str, Callable[[bytes], None]],

@@ -457,7 +457,7 @@ async def test_replicas_tell_each_other(vendor: HoldingVendor, real_redis: RealR
     async with AsyncExitStack() as stack:
         one, other = [await stack.enter_async_context(playing(flags)) for _ in range(2)]
         for play in (one, other):
-            await until(lambda play=play: play.gateway._store._subscriber.is_live)  # type: ignore[misc]
+            await until(lambda play=play: play.gateway._store._validity.is_live)  # type: ignore[misc]
         ways = Ways(one, await stack.enter_async_context(Line(one.port)))
         await ways.learn()
         # A page of the same listing, fetched elsewhere, changes nothing about this one.
@@ -485,10 +485,10 @@ async def test_replicas_tell_each_other(vendor: HoldingVendor, real_redis: RealR
         # While no word comes, every copy is looked at again.
         await ways.learn()
         real_redis.signal(signal.SIGSTOP)
-        await until(lambda: not one.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
+        await until(lambda: not one.gateway._store._validity.is_live)  # type: ignore[attr-defined]
         assert not (await ways.ask())[1]
         real_redis.signal(signal.SIGCONT)
-        await until(lambda: one.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
+        await until(lambda: one.gateway._store._validity.is_live)  # type: ignore[attr-defined]
         await ways.learn()
 
 
@@ -512,13 +512,13 @@ async def test_what_was_told_while_nobody_heard(vendor: HoldingVendor, real_redi
         relay = await stack.enter_async_context(relaying(real_redis.port))
         one = await stack.enter_async_context(playing({**flags, "cache.url": relay.url}))
         other = await stack.enter_async_context(playing({**flags, "cache.url": real_redis.url}))
-        await until(lambda: one.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
+        await until(lambda: one.gateway._store._validity.is_live)  # type: ignore[attr-defined]
         ways = Ways(one, await stack.enter_async_context(Line(one.port)))
         await ways.learn()
         relay.cut()
-        await until(lambda: not one.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
+        await until(lambda: not one.gateway._store._validity.is_live)  # type: ignore[attr-defined]
         vendor.set_assets(AOI, assets(54))
         await other.gateway._cache.purge(AOI)
         relay.mend()
-        await until(lambda: one.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
+        await until(lambda: one.gateway._store._validity.is_live)  # type: ignore[attr-defined]
         assert b'"total":54' in (await ways.ask())[0].body

@@ -48,7 +48,7 @@ def flags(vendor: MockVendor, redis: RealRedis, **more: Any) -> dict[str, Any]:
 
 
 async def hears(play: Play) -> None:
-    await until(lambda: play.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
+    await until(lambda: play.gateway._store._validity.is_live)  # type: ignore[attr-defined]
 
 
 async def is_up(play: Play, value: int) -> None:
@@ -309,7 +309,7 @@ async def test_spoilt_values_are_misses(vendor: HoldingVendor, real_redis: RealR
     vendor.reset()
     async with playing(settings) as play, playing(settings) as other:
         for either in (play, other):  # a page that is fetched before the session begins is not kept in memory alone
-            await until(lambda either=either: either.gateway._store._subscriber.is_live)  # type: ignore[misc]
+            await until(lambda either=either: either.gateway._store._validity.is_live)  # type: ignore[misc]
         for number in range(2):
             reply = await one(play, number)
             assert reply.body == good[number]
@@ -423,7 +423,7 @@ async def test_word_is_lost_while_others_purge(vendor: HoldingVendor, real_redis
         await hears(deaf)
         old = await one(deaf, 0)
         relay.cut(b"SUBSCRIBE")
-        await until(lambda: not deaf.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
+        await until(lambda: not deaf.gateway._store._validity.is_live)  # type: ignore[attr-defined]
         async with purging.session.post(purging.ops_url + "/admin/purge", json={"aoi_id": AOI}) as response:
             assert response.status == 200
         vendor.set_assets(AOI, [{"id": "new", "status": "success"}])

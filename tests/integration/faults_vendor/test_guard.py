@@ -185,7 +185,7 @@ async def replicas(vendor: HoldingVendor, real_redis: RealRedis) -> AsyncIterato
     async with AsyncExitStack() as stack:
         plays = [await stack.enter_async_context(playing(flags)) for _ in range(2)]
         for play in plays:
-            await until(lambda play=play: play.gateway._store._subscriber.is_live)  # type: ignore[misc]
+            await until(lambda play=play: play.gateway._store._validity.is_live)  # type: ignore[misc]
         yield plays
 
 

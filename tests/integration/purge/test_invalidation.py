@@ -34,12 +34,12 @@ def assets(count: int, version: str = "v0", *, ids: str = "id") -> list[dict[str
 
 async def hears(play: Play) -> None:
     """Wait until the replica has a session with Redis."""
-    await until(lambda: play.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
+    await until(lambda: play.gateway._store._validity.is_live)  # type: ignore[attr-defined]
 
 
 async def loses_redis(play: Play) -> None:
     """Wait until the replica has no session with Redis."""
-    await until(lambda: not play.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
+    await until(lambda: not play.gateway._store._validity.is_live)  # type: ignore[attr-defined]
 
 
 async def purge(play: Play, order: dict[str, Any]) -> None:

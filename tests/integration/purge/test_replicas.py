@@ -42,7 +42,7 @@ async def replicas(vendor: HoldingVendor, real_redis: RealRedis) -> AsyncIterato
 
 
 async def hears(play: Play) -> None:
-    await until(lambda: play.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
+    await until(lambda: play.gateway._store._validity.is_live)  # type: ignore[attr-defined]
 
 
 async def lookups(play: Play, result: str, tier: str) -> float:
@@ -152,14 +152,14 @@ async def test_a_purge_that_a_cut_subscription_missed_holds_when_redis_ends(
             await hears(play)
         await same_pages([one, two])
         await same_pages([one, two], "?offset=10")
-        session = two.gateway._store._subscriber.session  # type: ignore[attr-defined]
+        session = two.gateway._store._validity.session  # type: ignore[attr-defined]
         await raw.client_kill_filter(_type="pubsub")
         assert (await purge(one, **order))[0] == 200
-        await until(lambda: two.gateway._store._subscriber.session > session)  # type: ignore[attr-defined]
+        await until(lambda: two.gateway._store._validity.session > session)  # type: ignore[attr-defined]
         await hears(two)
         real_redis.signal(end)
         try:
-            await until(lambda: not two.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
+            await until(lambda: not two.gateway._store._validity.is_live)  # type: ignore[attr-defined]
             two.clock.pass_by(2)
             assert (await two.page(AOI, "?offset=20")).cache.startswith("fwd=miss")  # which proves this page alone
             for query in ("", "?offset=10"):
@@ -171,10 +171,10 @@ async def test_a_purge_that_a_cut_subscription_missed_holds_when_redis_ends(
 async def test_a_purge_leaves_other_aois_alone(replicas: list[Play], vendor: HoldingVendor) -> None:
     one, two = replicas
     await same_pages(replicas)
-    session = two.gateway._store._subscriber.session  # type: ignore[attr-defined]
+    session = two.gateway._store._validity.session  # type: ignore[attr-defined]
     assert (await purge(one, aoi_id="another"))[0] == 200
     store = two.gateway._store
-    await until(lambda: "another" in store._validity._purged._aois or store._subscriber.session > session)  # type: ignore[attr-defined]
+    await until(lambda: "another" in store._validity._purged._aois or store._validity.session > session)  # type: ignore[attr-defined]
     assert (await two.page(AOI)).cache.startswith("hit")
     assert len(vendor.requests) == 1
 
@@ -186,7 +186,7 @@ async def test_a_page_that_memory_had_no_room_for_is_all_that_redis_is_asked_for
     one, _ = replicas
     await same_pages(replicas)
     where = one.gateway._cache._lookup.address(AssetsQuery(AOI))
-    session, near = one.gateway._store._subscriber.session, one.gateway._store._local  # type: ignore[attr-defined]
+    session, near = one.gateway._store._validity.session, one.gateway._store._local  # type: ignore[attr-defined]
     read: list[bytes] = []
     async with Redis.from_url(real_redis.url) as raw, raw.monitor() as monitor:
 
@@ -200,7 +200,7 @@ async def test_a_page_that_memory_had_no_room_for_is_all_that_redis_is_asked_for
         assert reply.cache.startswith("hit")
         await until(lambda: any(command.startswith(b"MGET") for command in read))
         listening.cancel()
-    assert one.gateway._store._subscriber.session > session or not any(  # type: ignore[attr-defined]
+    assert one.gateway._store._validity.session > session or not any(  # type: ignore[attr-defined]
         command.startswith(b"MGET") and b":list:" in command for command in read
     )
     assert len(vendor.requests) == 1
@@ -437,7 +437,7 @@ async def test_pages_of_an_outage_are_told_afterwards_and_the_later_fetch_wins(
         await same_pages([one, two])  # fresh for a hundred seconds in Redis, and in both memories
         real_redis.signal(signal.SIGSTOP)
         try:
-            await until(lambda: not one.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
+            await until(lambda: not one.gateway._store._validity.is_live)  # type: ignore[attr-defined]
             vendor.set_assets(AOI, assets("a", "b"))
             for play in (one, two):
                 play.clock.skip(100)
@@ -492,7 +492,7 @@ async def test_copies_end_when_redis_is_silent_for_long(vendor: HoldingVendor, r
         one.gateway._store._validity.max_age = 60  # type: ignore[attr-defined]
         real_redis.signal(signal.SIGSTOP)
         try:
-            await until(lambda: not one.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
+            await until(lambda: not one.gateway._store._validity.is_live)  # type: ignore[attr-defined]
             assert (await one.page(AOI)).cache.startswith("hit")
             one.gateway._store._validity.max_age = 0  # type: ignore[attr-defined]
             assert (await one.page(AOI)).cache.startswith("fwd=miss")
@@ -507,7 +507,7 @@ async def test_a_lost_subscription_ends_copies_within_their_age(
     one, two = replicas
     await same_pages(replicas)
     two.gateway._background_tasks._tasks[0].cancel()  # nobody listens on this side any more, while commands work
-    await until(lambda: not two.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
+    await until(lambda: not two.gateway._store._validity.is_live)  # type: ignore[attr-defined]
     two.gateway._store._validity.max_age = 0.3  # type: ignore[attr-defined]
     assert (await purge(one, aoi_id=AOI))[0] == 200
     assert await soon(partial(is_no_hit, two)) < 4.0  # less than the usual age, with time for a busy machine
@@ -520,7 +520,7 @@ async def test_redis_that_comes_back_empty_is_a_miss(
     one, two = replicas
     await same_pages(replicas)
     real_redis.kill()
-    await until(lambda: not one.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
+    await until(lambda: not one.gateway._store._validity.is_live)  # type: ignore[attr-defined]
     real_redis.start()
     for play in replicas:
         await hears(play)
@@ -656,7 +656,7 @@ async def test_an_answer_that_word_has_overtaken_is_not_trusted(replicas: list[P
     one, two = replicas
     assert (await one.page(AOI)).status == 200
     store = two.gateway._store
-    session = store._subscriber.session  # type: ignore[attr-defined]
+    session = store._validity.session  # type: ignore[attr-defined]
     look_up, may_go, asked = store._remote.get, asyncio.Event(), asyncio.Event()  # type: ignore[attr-defined]
 
     async def held_up(address: Any) -> Any:
@@ -670,7 +670,7 @@ async def test_an_answer_that_word_has_overtaken_is_not_trusted(replicas: list[P
     await asked.wait()
     vendor.set_assets(AOI, assets(*"abcdefghijklmnop"))
     changed = await one.page(AOI, "?offset=10")
-    await until(lambda: bool(store._copies._messages._of) or store._subscriber.session > session)  # type: ignore[attr-defined]
+    await until(lambda: bool(store._copies._messages._of) or store._validity.session > session)  # type: ignore[attr-defined]
     store._remote.get = look_up  # type: ignore[attr-defined]
     may_go.set()
     assert (await late).status == 200

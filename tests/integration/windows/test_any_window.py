@@ -274,7 +274,7 @@ async def replicas(vendor: MockVendor, real_redis: RealRedis) -> AsyncIterator[l
     flags = {"upstream.base_url": vendor.url, "cache.url": real_redis.url}
     async with playing(flags) as one, playing(flags) as two:
         for play in (one, two):
-            await until(lambda play=play: play.gateway._store._subscriber.is_live)  # type: ignore[misc]
+            await until(lambda play=play: play.gateway._store._validity.is_live)  # type: ignore[misc]
         yield [one, two]
 
 

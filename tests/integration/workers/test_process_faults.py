@@ -162,7 +162,7 @@ async def test_the_clock_jumps(play: Play, vendor: HoldingVendor, monkeypatch: p
 async def test_the_loop_stalls(vendor: HoldingVendor, real_redis: RealRedis) -> None:
     flags = {"upstream.base_url": vendor.url, "cache.url": real_redis.url, "cache.prefetch": 0}
     async with playing({**flags, "cache.redis_timeout": 0.5}) as play:
-        await until(lambda: play.gateway._store._subscriber.is_live)  # type: ignore[attr-defined]
+        await until(lambda: play.gateway._store._validity.is_live)  # type: ignore[attr-defined]
         calls = play.gateway._store._remote._calls  # type: ignore[attr-defined]
         asking = [asyncio.create_task(play.page(AOI, f"?offset={number}&limit=1")) for number in range(50)]
         under_way = [asyncio.create_task(calls.run("get", lambda client: client.get("x"))) for _ in range(10)]

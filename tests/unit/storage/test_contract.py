@@ -19,7 +19,6 @@ from gateway.storage.entry import Entry
 from gateway.storage.memory import LocalPages, MemoryStore
 from gateway.storage.redis.client import Client, Connections, connect
 from gateway.storage.redis.commands import RedisCommands
-from gateway.storage.redis.invalidation import InvalidationSubscriber
 from gateway.storage.redis.store import RedisStore
 from gateway.storage.tiered import TieredStore
 from gateway.storage.validity import Validity
@@ -45,9 +44,8 @@ def tiers(client: Client, clock: SteeredClock) -> tuple[RedisStore, TieredStore]
     """Redis alone, and with memory in front; nobody listens, so that memory is trusted for a while only."""
     calls = RedisCommands(client, timeout=REDIS_TIMEOUT, clock=clock, emit=ignore)
     far = RedisStore(calls, Connections(), prefix="test", clock=clock, emit=ignore)
-    word = InvalidationSubscriber(calls, far, Validity(max_age=5, clock=clock), clock)
     near = LocalPages(1_000_000, ignore)
-    return far, TieredStore(near, far, word, clock=clock, emit=ignore)
+    return far, TieredStore(near, far, Validity(max_age=5, clock=clock), clock=clock, emit=ignore)
 
 
 @pytest.fixture
