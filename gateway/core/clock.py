@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Wall time for what is stored, monotonic time for deadlines and durations, and waiting."""
+    """Wall time for stored dates, monotonic time for deadlines and durations, and sleep."""
 
     def now(self) -> float:
         """Unix time in seconds."""

@@ -26,7 +26,7 @@ class ValidityTokens:
     def __init__(self) -> None:
         self._validity_tokens: WeakValueDictionary[str, ValidityToken] = WeakValueDictionary()
         self.until = math.inf
-        """So long copies in memory may be trusted without asking, on the monotonic clock, if nothing is heard."""
+        """Prepared responses may be used until this monotonic time if no further PING is answered."""
 
     def issue(self, aoi_id: str) -> ValidityToken:
         """The token of an AOI, whole."""

@@ -348,9 +348,9 @@ def _name(listing: str, epoch: str, before: str, total: int | None, evidence: by
 
 
 def _bounded(pages: list[PageRecord], now: float) -> tuple[PageRecord, ...]:
-    """As many pages as are remembered: those that are still served, then the latest.
+    """Return the pages to remember, within the limits: first those that may still be served, then the latest.
 
-    What is served no more still proves whether the list has slipped since: it was served under the generation's name.
+    A page past its use still proves whether the list has shifted: it was served under the name of the generation.
     """
     kept: list[PageRecord] = []
     ids = 0

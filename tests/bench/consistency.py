@@ -256,7 +256,7 @@ class Checker:
             raise Violation("generations", "the name of an answer that was not stored is used again")
 
     def _check_source(self, answer: Answer, page: Page, cache: re.Match[str]) -> None:
-        """Find calls that the answer can be made of; name the rule without which there would be some."""
+        """Find vendor calls that explain the answer. If there are none, name the rule that excludes the candidates."""
         hit, failed, window = cache["ttl"] is not None, cache["failed"] is not None, cache["window"] is not None
         rules: list[tuple[str, Callable[[Call], bool]]] = [("bytes", lambda call: call.looked <= answer.ended)]
         if not hit and not failed and not cache["collapsed"]:

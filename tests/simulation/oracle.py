@@ -371,7 +371,7 @@ class Oracle:
                     purge for purge in self.started
                     if purge.aoi == (message.aoi_id or None) and purge.soft == message.soft and purge.began < heard.at
                 ]  # fmt: skip
-                # It is of one of these; of the first, if it was never confirmed and its message took its time.
+                # The message is that of one of these purges: of the earliest, if it was unconfirmed and late.
                 since = [purge.began for purge in purges if purge.ended > heard.at - _LATEST]
                 if since and any(call.began < min(since) for call in calls):
                     raise Violation("purge", f"{answer} is from before the purge heard of at {heard.at - 1000:.3f}")

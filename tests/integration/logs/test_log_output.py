@@ -99,8 +99,8 @@ async def test_lines_that_cannot_be_written_are_counted(vendor: HoldingVendor, o
                 assert (await gateway.get(f"/v0/aois/a1/assets?limit={number + 1}"))[0] == 200
             async with asyncio.timeout(PATIENCE):
                 while True:
-                    # A line of each request so far, the one that says where the gateway listens and, with two workers,
-                    # the warning that these do not share memory://.
+                    # One line for each request so far, the line `listening` and, with two workers, the warning that
+                    # workers do not share memory://.
                     lines = gateway.requests + int(workers)
                     dropped = (await gateway.metrics())[DROPPED]
                     assert dropped <= lines

@@ -62,7 +62,7 @@ def ttl(reply: Reply) -> int | None:
 
 
 async def missed_purge(one: Play, two: Play, relay: Relay, vendor: HoldingVendor, order: dict[str, Any]) -> None:
-    """Purge on one replica while the other, which has pages of three windows, cannot hear of it; then it can again."""
+    """Purge on one replica while the pub/sub connection of the other, which has three pages, is cut; restore it."""
     vendor.set_assets(AOI, assets(30))
     for query in ("", "?offset=10", "?offset=20"):
         assert (await one.page(AOI, query)).status == 200

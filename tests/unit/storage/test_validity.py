@@ -17,7 +17,7 @@ def clock() -> HandClock:
 
 @pytest.fixture
 def validity(clock: HandClock) -> Validity:
-    """During a session, whose PING was answered just now."""
+    """Return a validity during a session, with its PING just answered."""
     validity = Validity(max_age=MAX_AGE, clock=clock)
     validity.begin_session(clock.monotonic())
     clock.skip(0.1)
